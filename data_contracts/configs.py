@@ -1,0 +1,72 @@
+"""What a run is asked to do. Frozen, JSON-friendly, every default runs; a run logs its config whole."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from data_contracts.names import DomainName
+
+
+class Config(BaseModel):
+    """Common rules of every config: immutable, and unknown fields are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TrainConfig(Config):
+    """How the one training loop runs, whichever learner it trains."""
+
+    steps: int = Field(default=400, ge=0, description="outer-loop steps")
+    meta_batch: int = Field(default=16, ge=1, description="episodes per step")
+    n_way: int = Field(default=5, ge=2)
+    shots: tuple[int, ...] = Field(default=(1, 5), description="drawn anew for every step")
+    n_query: int = Field(default=10, ge=1, description="query items per class")
+    learning_rate: float = Field(default=1e-3, gt=0)
+    view_dropout: float = Field(default=0.1, ge=0, lt=1, description="chance that an item loses a view")
+    validate_every: int = Field(default=50, ge=1, description="steps between looks at held-out classes")
+    validation_fraction: float = Field(default=0.2, gt=0, lt=1, description="share of classes held out to validate on")
+    seed: int = Field(default=0, ge=0)
+
+
+class MetaTrainConfig(Config):
+    """Which domains and classes a prior is trained on, and which learners compete."""
+
+    domains: tuple[DomainName, ...] = Field(default=(), description="empty: every domain that has labels")
+    exclude_classes: tuple[str, ...] = Field(default=(), description="classes kept out of training, for honest tests")
+    learners: tuple[str, ...] = Field(default=("metric",), min_length=1)
+    train: TrainConfig = TrainConfig()
+
+
+class AdaptConfig(Config):
+    """How one domain is adapted to, and from which labels."""
+
+    shots: int | None = Field(default=None, ge=1, description="labels per class to use; None: all but the test share")
+    classes: tuple[str, ...] = Field(default=(), description="empty: every class with enough labels")
+    learner: str = "metric"
+    prior: str = Field(default="champion", description="alias or version of metafuse.prior")
+    test_fraction: float = Field(default=0.3, gt=0, lt=1, description="labels kept for evaluation if shots is None")
+    min_gain: float = Field(default=0.0, ge=0, description="accuracy the challenger must add to be promoted")
+    seed: int = Field(default=0, ge=0)
+
+
+class ScoreConfig(Config):
+    """How every item of a domain is scored."""
+
+    coverage: float = Field(default=0.9, gt=0, lt=1, description="accuracy aimed at among answered items")
+    false_alarm_rate: float = Field(default=0.05, gt=0, lt=0.5, description="share of normal items flagged as anomalies")
+    clusters: int | None = Field(default=None, ge=2, description="None: chosen by silhouette")
+    seed: int = Field(default=0, ge=0)
+
+
+class BenchmarkConfig(Config):
+    """The evaluation protocol: unseen domains and unseen classes, the same episodes for every learner."""
+
+    train: tuple[DomainName, ...] = Field(min_length=1)
+    test: tuple[DomainName, ...] = Field(min_length=1)
+    learners: tuple[str, ...] = ("metric",)
+    holdout_classes: tuple[str, ...] = Field(default=(), description="overrides fraction and seed")
+    holdout_fraction: float = Field(default=0.35, gt=0, lt=1)
+    split_seeds: tuple[int, ...] = (0,)
+    n_way: int = Field(default=5, ge=2)
+    shots: tuple[int, ...] = (1, 5)
+    n_query: int = Field(default=10, ge=1)
+    episodes: int = Field(default=600, ge=2)
+    training: TrainConfig = TrainConfig()

@@ -1,0 +1,71 @@
+"""What runs answer with; each is what `--json` prints."""
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from data_contracts.names import DomainName
+
+
+class Report(BaseModel):
+    """Common rules of every report: immutable and JSON-friendly."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TableRef(Report):
+    """One version of one lake table."""
+
+    table: str
+    version: int = Field(ge=0)
+
+
+class IngestReport(Report):
+    """The ledger line of one ingest; it always balances."""
+
+    domain: DomainName
+    batch_id: str
+    received: int = Field(ge=0)
+    accepted: int = Field(ge=0)
+    quarantined: int = Field(ge=0)
+    duplicates: int = Field(ge=0)
+    reasons: dict[str, int] = Field(description="reason code to number of rows; a row may have several")
+    table_version: int | None = Field(description="version of items_<domain> after the ingest; None: no table yet")
+    seconds: float = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _balances(self) -> "IngestReport":
+        if self.received != self.accepted + self.quarantined + self.duplicates:
+            raise ValueError(
+                f"ledger of {self.domain} batch {self.batch_id} does not balance: received {self.received}, "
+                f"accepted {self.accepted} + quarantined {self.quarantined} + duplicates {self.duplicates}"
+            )
+        return self
+
+
+class AdaptReport(Report):
+    """What adapting to one domain gave."""
+
+    domain: DomainName
+    model: str
+    version: str
+    alias: str | None = Field(description="champion, challenger, or None if it was held back")
+    accuracy: float
+    ci95: float = Field(description="half-width of the 95 % interval")
+    labels: int = Field(description="labelled items the model was adapted from")
+    prior_version: str
+    views: dict[str, float] = Field(description="share of the decision each view carried")
+    seconds: float
+
+
+class BenchmarkRow(Report):
+    """One learner at one shot on one class split, over all test domains and episodes."""
+
+    split_seed: int
+    shot: int
+    learner: str
+    accuracy: float
+    ci95: float
+    nll: float
+    ece: float
+    diff: float = Field(description="accuracy minus tuned_logreg's on the same episodes")
+    diff_ci95: float
+    cpu_s_per_1000: float = Field(description="CPU seconds per 1,000 episodes")

@@ -1,0 +1,1 @@
+"""Steps that touch the world (lake, media, encoders, MLflow): plain functions with a thin Prefect task over each."""
