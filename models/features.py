@@ -1,0 +1,54 @@
+"""Stored embeddings of one domain, as every learner sees them."""
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ViewSpec:
+    """One view of a domain: its name there, its modality and what encoded it."""
+
+    name: str
+    modality: str
+    encoder_id: str
+    dim: int
+
+
+@dataclass(frozen=True)
+class DomainData:
+    """All items of one domain: one feature matrix per view, a presence mask, and the labels that are known.
+
+    Rows of `features` are zero where `presence` is false. `labels` indexes `classes`; -1 is unlabelled.
+    """
+
+    domain: str
+    views: tuple[ViewSpec, ...]
+    features: dict[str, Float[Tensor, "item _"]]
+    presence: Bool[Tensor, "item view"]
+    labels: Int[Tensor, " item"]
+    classes: tuple[str, ...]
+    item_ids: tuple[str, ...]
+    provenance: dict[str, int] = field(default_factory=dict)
+    """Lake table to the version that was read."""
+
+    def __len__(self) -> int:
+        return len(self.item_ids)
+
+    def take(self, rows: Int[Tensor, " row"]) -> "DomainData":
+        """Return the given items only, in the given order; classes stay as they are."""
+        return replace(
+            self,
+            features={name: matrix[rows] for name, matrix in self.features.items()},
+            presence=self.presence[rows],
+            labels=self.labels[rows],
+            item_ids=tuple(self.item_ids[row] for row in rows.tolist()),
+        )
+
+    def with_classes(self, classes: tuple[str, ...]) -> "DomainData":
+        """Return the same items with only `classes` labelled; every other label becomes -1."""
+        lookup = {name: index for index, name in enumerate(classes)}
+        mapping = torch.tensor([lookup.get(name, -1) for name in self.classes] + [-1])
+        return replace(self, classes=classes, labels=mapping[self.labels])
