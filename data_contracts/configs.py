@@ -22,9 +22,7 @@ class TrainConfig(Config):
     learning_rate: float = Field(default=1e-3, gt=0)
     view_dropout: float = Field(default=0.1, ge=0, lt=1, description="chance that an item loses a view")
     validate_every: int = Field(default=50, ge=1, description="steps between looks at held-out classes")
-    validation_fraction: float = Field(
-        default=0.2, gt=0, lt=1, description="share of classes held out to validate on"
-    )
+    validation_fraction: float = Field(default=0.2, gt=0, lt=1, description="share of classes held out to validate on")
     seed: int = Field(default=0, ge=0)
 
 
@@ -32,9 +30,7 @@ class MetaTrainConfig(Config):
     """Which domains and classes a prior is trained on, and which learners compete."""
 
     domains: tuple[DomainName, ...] = Field(default=(), description="empty: every domain that has labels")
-    exclude_classes: tuple[str, ...] = Field(
-        default=(), description="classes kept out of training, for honest tests"
-    )
+    exclude_classes: tuple[str, ...] = Field(default=(), description="classes kept out of training, for honest tests")
     learners: tuple[str, ...] = Field(default=("metric",), min_length=1)
     train: TrainConfig = TrainConfig()
 
@@ -42,15 +38,11 @@ class MetaTrainConfig(Config):
 class AdaptConfig(Config):
     """How one domain is adapted to, and from which labels."""
 
-    shots: int | None = Field(
-        default=None, ge=1, description="labels per class to use; None: all but the test share"
-    )
+    shots: int | None = Field(default=None, ge=1, description="labels per class to use; None: all but the test share")
     classes: tuple[str, ...] = Field(default=(), description="empty: every class with enough labels")
     learner: str = "metric"
     prior: str = Field(default="champion", description="alias or version of metafuse.prior")
-    test_fraction: float = Field(
-        default=0.3, gt=0, lt=1, description="labels kept for evaluation if shots is None"
-    )
+    test_fraction: float = Field(default=0.3, gt=0, lt=1, description="labels kept for evaluation if shots is None")
     min_gain: float = Field(default=0.0, ge=0, description="accuracy the challenger must add to be promoted")
     seed: int = Field(default=0, ge=0)
 

@@ -119,7 +119,7 @@ class Contract(BaseModel):
         single = tuple(
             View(name=column.name, modality=column.role, columns=(column.name,))
             for column in self.columns
-            if column.role not in ("tabular", "label", "id")
+            if column.role != "tabular" and column.role != "label" and column.role != "id"
         )
         tabular = tuple(column.name for column in self.columns if column.role == "tabular")
         return (*single, View(name=TABULAR_VIEW, modality="tabular", columns=tabular)) if tabular else single
