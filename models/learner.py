@@ -1,0 +1,67 @@
+"""What every meta-learner and every adapted model offers, whichever family it belongs to."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from models.episodes import EpisodeBatch
+from models.features import DomainData, ViewSpec
+
+
+@runtime_checkable
+class DomainModel(Protocol):
+    """A model adapted to one domain: small, self-contained, needing no prior to predict."""
+
+    kind: str
+    classes: tuple[str, ...]
+    views: tuple[ViewSpec, ...]
+
+    @property
+    def view_weights(self) -> dict[str, float]:
+        """Share of the decision that each view carries; shares sum to 1."""
+        ...
+
+    def predict(self, data: DomainData) -> Float[Tensor, "item way"]:
+        """Return calibrated class probabilities; an item without any view gets the uniform row."""
+        ...
+
+    def embed(self, data: DomainData) -> Float[Tensor, "item dim"]:
+        """Return items in the space the model decides in, for clusters and anomalies."""
+        ...
+
+    def config(self) -> dict[str, Any]:
+        """Return what rebuilds the architecture, as JSON."""
+        ...
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the numbers that fill it."""
+        ...
+
+
+@runtime_checkable
+class MetaLearner(Protocol):
+    """A prior over domains: trained on episodes of many domains, adapted to one from a few labels."""
+
+    kind: str
+
+    def meta_loss(self, episodes: EpisodeBatch) -> Float[Tensor, ""]:
+        """Return the loss of the outer loop on a batch of episodes."""
+        ...
+
+    def log_probabilities(self, episodes: EpisodeBatch) -> Float[Tensor, "batch query way"]:
+        """Adapt to each episode's support and return log-probabilities of its queries."""
+        ...
+
+    def adapt(self, domain: DomainData, support: Int[Tensor, " support"]) -> DomainModel:
+        """Adapt to one domain from the labelled rows `support`; its other rows serve as unlabelled context."""
+        ...
+
+    def config(self) -> dict[str, Any]:
+        """Return what rebuilds the architecture, as JSON."""
+        ...
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """Return the numbers that fill it."""
+        ...
