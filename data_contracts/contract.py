@@ -67,7 +67,7 @@ class BatchRule(BaseModel):
 
     metric: Literal["rowCount", "nullValues", "missingValues", "duplicateValues", "invalidValues"]
     column: str | None = None
-    operator: Literal["==", "!=", ">", ">=", "<", "<=", "between", "not between"]
+    operator: Literal["==", "!=", ">", ">=", "<", "<=", "between"]
     value: tuple[float, ...]
     unit: Literal["rows", "percent"] = "rows"
 
