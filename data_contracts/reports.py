@@ -41,6 +41,17 @@ class IngestReport(Report):
         return self
 
 
+class BatchVerdict(Report):
+    """What Great Expectations found in one batch; a batch that breaks a batch rule raises instead."""
+
+    domain: DomainName
+    rows: int = Field(ge=0)
+    expectations: int = Field(ge=0, description="row and batch expectations that were evaluated")
+    reasons: dict[str, int] = Field(description="reason code to number of rows that break the rule")
+    docs: str = Field(description="path of the Data Docs index of the domain")
+    seconds: float = Field(ge=0)
+
+
 class AdaptReport(Report):
     """What adapting to one domain gave."""
 
