@@ -1,0 +1,99 @@
+"""`metafuse benchmark`: the honest comparison on unseen domains and unseen classes."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Group
+
+from data_contracts.configs import BenchmarkConfig, TrainConfig
+from data_contracts.names import check_domain
+from data_contracts.reports import BenchmarkRow
+from deployments.cli.answer import Answer, rows_table
+from deployments.cli.command import command
+from deployments.cli.values import names, numbers, read_classes
+
+DEFAULT = BenchmarkConfig(train=("a",), test=("b",))
+SHOWN = ("split_seed", "shot", "learner", "accuracy", "diff", "nll", "ece", "cpu_s_per_1000")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    command(app, "benchmark")(benchmark)
+
+
+def benchmark(
+    train: Annotated[str, typer.Option(metavar="A,B", help="Domains to meta-train on.")],
+    test: Annotated[str, typer.Option(metavar="C,D", help="Domains to draw test episodes from.")],
+    holdout_classes: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Classes to test on, one a line; else a share is drawn.")
+    ] = None,
+    holdout_fraction: Annotated[
+        float, typer.Option(min=0.01, max=0.99, help="Share of the common classes kept out of training.")
+    ] = DEFAULT.holdout_fraction,
+    split_seed: Annotated[
+        list[str] | None, typer.Option(metavar="N", help="Draws that share; give several, or N,M. Default: 0.")
+    ] = None,
+    way: Annotated[int, typer.Option(min=2, help="Classes an episode.")] = DEFAULT.n_way,
+    shots: Annotated[str, typer.Option(metavar="1,5", help="Labels a class, each measured on its own.")] = "1,5",
+    query: Annotated[int, typer.Option(min=1, help="Test items a class and episode.")] = DEFAULT.n_query,
+    episodes: Annotated[int, typer.Option(min=2, help="Episodes a shot and test domain.")] = DEFAULT.episodes,
+    learners: Annotated[str, typer.Option(metavar="A,B", help="Learners beside the three baselines.")] = "metric",
+    steps: Annotated[int, typer.Option(min=0, help="Training steps.")] = TrainConfig().steps,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of training and episodes.")] = 0,
+) -> Answer:
+    """Meta-train on some domains, test on others with classes never trained on, every learner on the same episodes.
+
+    Example: metafuse benchmark --train openmoji-en,twemoji-en --test noto-ru --split-seed 0,1,2
+    """
+    config = BenchmarkConfig(
+        train=_domains(train, "--train"),
+        test=_domains(test, "--test"),
+        learners=names(learners),
+        holdout_classes=() if holdout_classes is None else read_classes(holdout_classes),
+        holdout_fraction=holdout_fraction,
+        split_seeds=numbers(",".join(split_seed or ["0"])),
+        n_way=way,
+        shots=numbers(shots),
+        n_query=query,
+        episodes=episodes,
+        training=TrainConfig(steps=steps, n_way=way, shots=numbers(shots), seed=seed),
+    )
+    rows = run(config)
+    return Answer(
+        {"protocol": config.model_dump(mode="json"), "rows": [row.model_dump() for row in rows]}, _shown(rows)
+    )
+
+
+def run(config: BenchmarkConfig) -> list[BenchmarkRow]:
+    """Load the domains from the lake and run the protocol on them."""
+    from models.evaluation import run_protocol
+    from tasks.features import load_domain
+    from tasks.lake import open_lake
+
+    lake = open_lake()
+    domains = {name: load_domain(lake, name) for name in dict.fromkeys((*config.train, *config.test))}
+    return run_protocol(config, domains)
+
+
+def _domains(text: str, option: str) -> tuple[str, ...]:
+    chosen = tuple(check_domain(name) for name in names(text))
+    if not chosen:
+        raise typer.BadParameter(f"{option} names no domain; give a comma list such as noto-ru,noto-zh")
+    return chosen
+
+
+def _shown(rows: list[BenchmarkRow]) -> Group:
+    lines = [
+        {
+            **row.model_dump(include={"split_seed", "shot", "learner", "cpu_s_per_1000"}),
+            "accuracy": f"{row.accuracy:.2%} ± {row.ci95:.2%}",
+            "diff": f"{row.diff:+.2%} ± {row.diff_ci95:.2%}",
+            "nll": f"{row.nll:.3f}",
+            "ece": f"{row.ece:.3f}",
+        }
+        for row in rows
+    ]
+    return Group(
+        rows_table(SHOWN, lines), "", "diff: accuracy less tuned_logreg's on the same episodes, 95 % intervals"
+    )

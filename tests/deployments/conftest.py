@@ -1,0 +1,125 @@
+"""A home directory of its own for every test of the command line, and a small source to feed it."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from data_contracts.settings import get_settings
+from deployments.cli.app import app
+
+CONTRACT = """\
+apiVersion: v3.1.0
+kind: DataContract
+id: urn:test:toys
+name: toys
+version: 1.0.0
+status: active
+servers:
+  - {server: local, type: local, path: items.csv, format: csv}
+schema:
+  - name: items
+    logicalType: object
+    properties:
+      - {name: item_id, logicalType: string, required: true, unique: true, primaryKey: true}
+      - name: title
+        logicalType: string
+        logicalTypeOptions: {maxLength: 40}
+        customProperties: [{property: modality, value: text}, {property: language, value: en}]
+      - name: weight
+        logicalType: number
+        logicalTypeOptions: {minimum: 0}
+        customProperties: [{property: modality, value: tabular}]
+      - name: label
+        logicalType: string
+        customProperties: [{property: modality, value: label}]
+"""
+WORDS = {
+    "animal": ("a cat", "a dog", "a horse", "a cow", "a pig", "a sheep", "a goat", "a mouse"),
+    "food": ("bread", "cheese", "an apple", "soup", "rice", "a pear", "butter", "honey"),
+    "tool": ("a hammer", "a saw", "a drill", "pliers", "a wrench", "a chisel", "a file", "a screwdriver"),
+}
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Path]:
+    """A fresh home; the environment is put back afterwards, because the command line sets it."""
+    before = dict(os.environ)
+    yield tmp_path / "home"
+    os.environ.clear()
+    os.environ.update(before)
+    get_settings.cache_clear()
+
+
+@pytest.fixture
+def toys(tmp_path: Path) -> Path:
+    """The contract of a source with 24 good rows, three classes, and two bad rows."""
+    folder = tmp_path / "toys"
+    folder.mkdir()
+    rows = [
+        f"{label}-{index},{title},{len(title) + index},{label}"
+        for label, titles in WORDS.items()
+        for index, title in enumerate(titles)
+    ]
+    rows += ["heavy,an anvil,much,tool", "light,a feather,-1,tool"]
+    (folder / "items.csv").write_text("\n".join(["item_id,title,weight,label", *rows]) + "\n")
+    (folder / "contract.yaml").write_text(CONTRACT)
+    return folder / "contract.yaml"
+
+
+@dataclass(frozen=True)
+class Ran:
+    """How one command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def facts(self) -> dict:
+        """What `--json` printed; fails if there was anything else on standard output."""
+        assert self.code == 0, self.err
+        assert self.out.count("\n") == 1
+        return json.loads(self.out)
+
+    @property
+    def refusal(self) -> str:
+        """The one paragraph on standard error that goes with exit code 2, on one line."""
+        assert self.code == 2, self.err
+        assert "Traceback" not in self.err
+        assert self.err.startswith("Error: ")
+        assert self.err.count("\n") == 1
+        assert len(self.err) < 1200
+        return self.err
+
+
+@dataclass(frozen=True)
+class Metafuse:
+    """The command line, with a home of its own."""
+
+    home: Path
+
+    def here(self, *arguments: object) -> Ran:
+        """Run in this process: for commands that start neither Prefect nor MLflow."""
+        result = CliRunner().invoke(app, ["--home", str(self.home), *map(str, arguments)])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return Ran(result.exit_code, result.stdout, result.stderr)
+
+    def run(self, *arguments: object) -> Ran:
+        """Run as a user does, in a process of its own."""
+        environment = {**os.environ, "METAFUSE_HOME": str(self.home), "COLUMNS": "200", "NO_COLOR": "1"}
+        command = [Path(sys.executable).parent / "metafuse", *map(str, arguments)]
+        result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+        return Ran(result.returncode, result.stdout, result.stderr)
+
+
+@pytest.fixture
+def metafuse(home: Path) -> Metafuse:
+    return Metafuse(home)

@@ -1,0 +1,134 @@
+"""The command line without flows: help, JSON, and refusals."""
+
+import json
+import math
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from data_contracts.settings import get_settings
+from deployments.cli.answer import plain
+
+COMMANDS = (
+    "demo", "up", "doctor", "ingest", "meta-train", "adapt", "score", "benchmark", "sql", "quarantine list",
+    "contract check",
+)  # fmt: skip
+
+
+def test_help_answers_in_under_a_second(metafuse):
+    fastest = min(_timed(metafuse) for _ in range(3))
+    assert fastest < 1.0
+
+
+def _timed(metafuse) -> float:
+    started = time.perf_counter()
+    assert metafuse.run("--help").code == 0
+    return time.perf_counter() - started
+
+
+def test_help_imports_nothing_heavy():
+    heavy = "{'torch', 'prefect', 'mlflow', 'duckdb', 'pyarrow', 'pandas', 'numpy', 'great_expectations'}"
+    code = f"import sys, deployments.cli.app; print(sorted({heavy} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_help_writes_nothing(metafuse, home):
+    assert metafuse.run("adapt", "--help").code == 0
+    assert not home.exists()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_home_json_and_an_example(metafuse, name):
+    result = metafuse.here(*name.split(), "--help")
+    assert result.code == 0
+    for words in ("--home", "--json", f"Example: metafuse {name}"):
+        assert words in " ".join(result.out.split())
+
+
+def test_home_may_stand_before_or_after_the_command(metafuse, home, toys):
+    metafuse.here("contract", "check", toys)
+    assert get_settings().home == home
+    other = home.parent / "other"
+    metafuse.here("contract", "check", toys, "--home", other)
+    assert get_settings().home == other
+
+
+def test_contract_check_prints_columns_views_and_rules(metafuse, toys):
+    result = metafuse.here("contract", "check", toys, "--json")
+    facts = json.loads(result.out)
+    assert facts["domain"] == "toys"
+    assert facts["views"] == [
+        {"name": "title", "modality": "text", "columns": ["title"]},
+        {"name": "tabular", "modality": "tabular", "columns": ["weight"]},
+    ]
+    assert facts["columns"][1]["rules"] == {"max_length": 40}
+    assert "The contract is valid." in metafuse.here("contract", "check", toys).out
+
+
+def test_missing_contract_is_refused(metafuse, tmp_path):
+    refusal = metafuse.here("contract", "check", tmp_path / "none.yaml").refusal
+    assert "none.yaml cannot be read: No such file" in refusal
+
+
+def test_unreadable_contract_is_refused(metafuse, tmp_path):
+    broken = tmp_path / "broken.yaml"
+    broken.write_bytes(b"\xff\xfe\x00name: [")
+    assert (
+        "broken.yaml cannot be read as a contract: it is not UTF-8"
+        in metafuse.here("contract", "check", broken).refusal
+    )
+
+
+def test_unknown_modality_is_refused_by_name(metafuse, toys):
+    toys.write_text(toys.read_text().replace("value: text", "value: smell"))
+    refusal = metafuse.here("contract", "check", toys).refusal
+    assert "column 'title': modality 'smell' is unknown" in refusal
+
+
+def test_refusal_with_json_is_json_too(metafuse, tmp_path):
+    result = metafuse.here("contract", "check", tmp_path / "none.yaml", "--json")
+    error = json.loads(result.out)["error"]
+    assert result.code == 2
+    assert error["type"] == "ContractInvalid"
+    assert "none.yaml" in error["message"]
+
+
+def test_class_list_that_is_not_there_is_refused(metafuse, tmp_path):
+    ran = metafuse.here("benchmark", "--train", "a", "--test", "b", "--holdout-classes", tmp_path / "none.txt")
+    assert "none.txt: No such file" in ran.refusal
+
+
+@pytest.mark.parametrize("arguments", [("--shots", "one"), ("--way", "1"), ("--split-seed", "x"), ("--test", ",")])
+def test_wrong_option_is_named(metafuse, arguments):
+    result = metafuse.here("benchmark", "--train", "a", "--test", "b", *arguments)
+    assert result.code == 2
+    assert arguments[0] in result.err or arguments[1] in result.err
+
+
+def test_name_that_cannot_be_a_domain_is_refused(metafuse):
+    assert "'Noto_RU' cannot name a domain" in metafuse.here("adapt", "Noto_RU").refusal
+
+
+def test_values_json_cannot_hold_are_translated():
+    value = {
+        "at": datetime(2026, 1, 2, tzinfo=UTC),
+        "price": Decimal("1.5"),
+        "missing": math.nan,
+        "digest": b"\x00\xff",
+        "path": Path("a/b"),
+        "several": (1, True, None),
+    }
+    assert plain(value) == {
+        "at": "2026-01-02T00:00:00+00:00",
+        "price": 1.5,
+        "missing": None,
+        "digest": "00ff",
+        "path": "a/b",
+        "several": [1, True, None],
+    }
