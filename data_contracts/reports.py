@@ -18,6 +18,14 @@ class TableRef(Report):
     version: int = Field(ge=0)
 
 
+class ModelRef(Report):
+    """One version of one registered model, with the lineage it is tagged with."""
+
+    name: str
+    version: str
+    tags: dict[str, str] = {}
+
+
 class IngestReport(Report):
     """The ledger line of one ingest; it always balances."""
 
@@ -49,6 +57,24 @@ class BatchVerdict(Report):
     expectations: int = Field(ge=0, description="row and batch expectations that were evaluated")
     reasons: dict[str, int] = Field(description="reason code to number of rows that break the rule")
     docs: str = Field(description="path of the Data Docs index of the domain")
+    seconds: float = Field(ge=0)
+
+
+class ViewReport(Report):
+    """What embedding one view of a domain took; an item without the field is not counted."""
+
+    encoder_id: str
+    present: int = Field(default=0, ge=0, description="items whose vector was there already")
+    reused: int = Field(default=0, ge=0, description="items whose content had been encoded before, here or elsewhere")
+    encoded: int = Field(default=0, ge=0, description="items whose content was encoded now")
+    refused: int = Field(default=0, ge=0, description="items whose media could not be decoded")
+
+
+class EmbedReport(Report):
+    """What embedding the current items of a domain took, by view."""
+
+    domain: DomainName
+    views: dict[str, ViewReport]
     seconds: float = Field(ge=0)
 
 

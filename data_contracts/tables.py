@@ -124,6 +124,16 @@ OUTBOX = pa.schema(
 )
 """Append-only: an event is `pending` until a row with the same key says `delivered`."""
 
+CLAIMS = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("attempt", pa.int64(), nullable=False),
+        pa.field("holder", pa.string(), nullable=False),
+        pa.field("at", INSTANT, nullable=False),
+    ]
+)
+"""Who may do a piece of work: one row per key and attempt; a later attempt takes over from a holder that died."""
+
 PLATFORM_TABLES: dict[str, tuple[pa.Schema, tuple[str, ...]]] = {
     "embeddings": (EMBEDDINGS, ("domain",)),
     "encoder_states": (ENCODER_STATES, ("domain",)),
@@ -133,5 +143,6 @@ PLATFORM_TABLES: dict[str, tuple[pa.Schema, tuple[str, ...]]] = {
     "predictions": (PREDICTIONS, ("domain",)),
     "promotions": (PROMOTIONS, ()),
     "outbox": (OUTBOX, ()),
+    "claims": (CLAIMS, ()),
 }
 """Each shared table's schema and the columns it is partitioned by."""

@@ -1,0 +1,190 @@
+"""Processes that one command starts and must not leave behind.
+
+Each runs in a session of its own, so that a Ctrl-C in the terminal reaches only the command, which then stops them in
+order. A process that moved to yet another session is found through its parent.
+"""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from data_contracts.errors import ServiceUnavailable
+
+
+@dataclass
+class Service:
+    """One started process and the file it writes to."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def is_running(self) -> bool:
+        """Say whether the process has not ended yet."""
+        return self.process.poll() is None
+
+    def last_lines(self, count: int = 5) -> str:
+        """Return the end of its log on one line."""
+        lines = self.log.read_text(encoding="utf-8", errors="replace").split("\n")
+        return " / ".join([line.strip() for line in lines if line.strip()][-count:])
+
+    def check(self) -> None:
+        """Raise if the process has ended.
+
+        Raises:
+            ServiceUnavailable: it has; the message holds the end of its log.
+        """
+        if not self.is_running:
+            raise ServiceUnavailable(
+                f"{self.name} ended with code {self.process.returncode}: {self.last_lines()}. "
+                f"Its log is {self.log}; repair the cause and start again.",
+                service=self.name,
+                code=self.process.returncode,
+            )
+
+    def stop(self, patience_s: float = 15.0) -> None:
+        """End the process and everything it started: politely, and after `patience_s` by force."""
+        family = [self.process.pid, *descendants(self.process.pid)]
+        _signal([self.process.pid], signal.SIGTERM)
+        if not self._ends_within(patience_s):
+            _signal(family, signal.SIGTERM)
+            self._ends_within(2.0)
+        _signal([pid for pid in family if _is_alive(pid)], signal.SIGKILL)
+        _signal_group(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def _ends_within(self, seconds: float) -> bool:
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+
+def start(name: str, command: Sequence[str], log: Path, environment: Mapping[str, str]) -> Service:
+    """Start a process in its own session, with its output appended to `log`."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        return Service(name, _spawn(command, output, environment), log)
+
+
+def run(name: str, command: Sequence[str], log: Path, environment: Mapping[str, str], *, limit_s: float) -> None:
+    """Run a command to its end.
+
+    Raises:
+        ServiceUnavailable: it failed or took longer than `limit_s`.
+    """
+    service = start(name, command, log, environment)
+    try:
+        code = service.process.wait(limit_s)
+    except subprocess.TimeoutExpired:
+        code = -1
+    finally:
+        if service.is_running:
+            service.stop()
+    if code != 0:
+        raise ServiceUnavailable(
+            f"{name} did not succeed: {service.last_lines()}. Its log is {log}.", service=name, code=code
+        )
+
+
+def descendants(pid: int) -> list[int]:
+    """Return every process that `pid` started, directly or not, and that still runs."""
+    children: dict[int, list[int]] = {}
+    for line in _parents().splitlines():
+        child, parent = map(int, line.split())
+        children.setdefault(parent, []).append(child)
+    found, queue = [], [pid]
+    while queue:
+        below = children.get(queue.pop(), [])
+        found += below
+        queue += below
+    return found
+
+
+def _spawn(command: Sequence[str], output: IO[bytes], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        list(command),
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        env=dict(environment),
+        start_new_session=True,
+    )
+
+
+def _parents() -> str:
+    """`pid ppid` lines of all processes."""
+    if Path("/proc/self/stat").exists():
+        lines = []
+        for entry in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                fields = entry.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # it ended while we looked
+            lines.append(f"{entry.parent.name} {fields[1]}")
+        return "\n".join(lines)
+    return subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+
+
+def _signal(pids: Sequence[int], number: signal.Signals) -> None:
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            continue
+
+
+def _signal_group(pid: int, number: signal.Signals) -> None:
+    try:
+        os.killpg(pid, number)
+    except (ProcessLookupError, PermissionError):
+        return
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+class Probe:
+    """Asks an HTTP address; it is ready when the answer is 200."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def __call__(self) -> bool:
+        """Say whether the address answers 200 now."""
+        from httpx import HTTPError, get
+
+        try:
+            return get(self.url, timeout=2).status_code == 200
+        except HTTPError:
+            return False
+
+
+def wait_until(service: Service, is_ready: Probe, *, limit_s: float) -> None:
+    """Wait until the probe says yes.
+
+    Raises:
+        ServiceUnavailable: the process ended, or `limit_s` passed.
+    """
+    deadline = time.monotonic() + limit_s
+    while not is_ready():
+        service.check()
+        if time.monotonic() > deadline:
+            raise ServiceUnavailable(
+                f"{service.name} did not answer within {limit_s:.0f} s: {service.last_lines()}. "
+                f"Its log is {service.log}.",
+                service=service.name,
+            )
+        time.sleep(0.3)

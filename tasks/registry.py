@@ -1,0 +1,284 @@
+"""The model registry: versions, aliases and lineage in MLflow; only numbers and JSON are ever read back from it.
+
+A version holds `weights.safetensors`, `config.json` and `MODEL_CARD.md`, each with its SHA-256 in a tag, and beside
+them a pyfunc for those who choose to serve it with MLflow. Our own loader never touches the pyfunc: it checks the
+digests, reads the two data files and lets `models.catalogue` build an architecture from its allow-list.
+"""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from data_contracts.errors import ContractInvalid, ModelRefused, UnknownModel
+from data_contracts.names import check_domain
+from data_contracts.reports import ModelRef
+from data_contracts.tables import PROMOTIONS
+from tasks.tracking import connect, translated_errors
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+    from torch import Tensor
+
+    from models.learner import DomainModel, MetaLearner
+
+PRIOR = "metafuse.prior"
+CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
+KEY_TAG = "metafuse.key"
+"""Tag that holds the digest of everything a version was made from; the same key is never registered twice."""
+
+MAX_BYTES = 256 * 1024**2
+"""A weights file larger than this is refused unread."""
+
+_WEIGHTS, _CONFIG, _CARD = "weights.safetensors", "config.json", "MODEL_CARD.md"
+_PYFUNC = Path(__file__).with_name("serving_entry.py")
+
+
+@dataclass(frozen=True)
+class Package:
+    """What one version consists of; `context` is what serving needs besides the model (encoder states, support)."""
+
+    config: Mapping[str, Any]
+    weights: Mapping[str, "Tensor"]
+    card: str = ""
+    context: Mapping[str, Any] = field(default_factory=dict)
+
+
+def model_name(domain: str) -> str:
+    """Name under which the models of `domain` are registered.
+
+    Raises:
+        ContractInvalid: the domain's name is not allowed, or is taken by the prior.
+    """
+    name = f"metafuse.{check_domain(domain)}"
+    if name == PRIOR:
+        raise ContractInvalid(
+            f"a domain cannot be called {domain!r}: {PRIOR!r} is the registered name of the prior over all domains. "
+            "Rename the domain in its contract.",
+            domain=domain,
+        )
+    return name
+
+
+def save_prior(
+    learner: "MetaLearner", *, card: str, tags: Mapping[str, str], context: Mapping[str, Any] | None = None
+) -> ModelRef:
+    """Register a new version of the prior, inside the open `tracked_run` if there is one."""
+    return _save(PRIOR, Package(learner.config(), learner.state_dict(), card, context or {}), tags)
+
+
+def save_domain_model(
+    domain: str, model: "DomainModel", *, card: str, tags: Mapping[str, str], context: Mapping[str, Any]
+) -> ModelRef:
+    """Register a new version of the model of `domain`, inside the open `tracked_run` if there is one."""
+    name = model_name(domain)
+    return _save(name, Package(model.config(), model.weights(), card, context), {"domain": domain, **tags})
+
+
+def load_prior(ref: str = CHAMPION) -> tuple["MetaLearner", ModelRef]:
+    """Return the prior registered under an alias or version number.
+
+    Raises:
+        UnknownModel: there is no such version.
+        ModelRefused: the version fails its integrity checks.
+    """
+    from models.catalogue import load_learner
+
+    found = resolve(PRIOR, ref)
+    package = read_package(found)
+    with _refusing(found):
+        return load_learner(dict(package.config), dict(package.weights)), found
+
+
+def load_domain_model(domain: str, ref: str = CHAMPION) -> tuple["DomainModel", ModelRef]:
+    """Return the model of `domain` registered under an alias or version number; raises like `load_prior`."""
+    found = resolve(model_name(domain), ref)
+    return build_domain_model(read_package(found), found), found
+
+
+def build_domain_model(package: Package, ref: ModelRef) -> "DomainModel":
+    """Build the model a package describes.
+
+    Raises:
+        ModelRefused: its kind is unknown or its weights do not fit its config.
+    """
+    from models.catalogue import load_domain_model as build
+
+    with _refusing(ref):
+        return build(dict(package.config), dict(package.weights))
+
+
+def resolve(name: str, ref: str = CHAMPION) -> ModelRef:
+    """Return the version of `name` that `ref`, an alias or a number, stands for.
+
+    Raises:
+        UnknownModel: there is no such model, version or alias.
+    """
+    client = connect()
+    with translated_errors(f"version {ref!r} of model {name!r}"):
+        found = client.get_model_version(name, ref) if ref.isdigit() else client.get_model_version_by_alias(name, ref)
+    return _as_ref(found)
+
+
+def resolve_or_none(name: str, ref: str = CHAMPION) -> ModelRef | None:
+    """Return what `resolve` would, or None if there is no such version."""
+    try:
+        return resolve(name, ref)
+    except UnknownModel:
+        return None
+
+
+def find_by_key(name: str, key: str) -> ModelRef | None:
+    """Return the version of `name` made from exactly what `key` digests, if it was ever registered."""
+    client = connect()
+    with translated_errors(f"versions of model {name!r}"):
+        found = client.search_model_versions(f"name = '{name}' and tags.`{KEY_TAG}` = '{key}'")
+    return min(map(_as_ref, found), key=lambda ref: int(ref.version)) if found else None
+
+
+def aliases(ref: ModelRef) -> tuple[str, ...]:
+    """Return the aliases a version has now."""
+    client = connect()
+    with translated_errors(f"version {ref.version} of model {ref.name!r}"):
+        return tuple(client.get_model_version(ref.name, ref.version).aliases)
+
+
+def set_alias(
+    name: str, alias: str, version: str, *, who: str, why: str, numbers: Mapping[str, float] | None = None
+) -> None:
+    """Point an alias at a version and write down who did it and why; a deposed champion becomes `previous`.
+
+    Setting an alias to where it points already changes nothing and writes nothing.
+    """
+    client = connect()
+    before = resolve_or_none(name, alias)
+    if before is not None and before.version == version:
+        return
+    with translated_errors(f"version {version!r} of model {name!r}"):
+        client.set_registered_model_alias(name, alias, version)
+        if alias == CHAMPION and before is not None:
+            client.set_registered_model_alias(name, PREVIOUS, before.version)
+        if alias == CHAMPION and (waiting := resolve_or_none(name, CHALLENGER)) and waiting.version == version:
+            client.delete_registered_model_alias(name, CHALLENGER)
+    _record_promotion(name, alias, before.version if before else None, version, who, why, numbers or {})
+
+
+def read_package(ref: ModelRef) -> Package:
+    """Download a version's data files, check them against their digests and read them; nothing is executed.
+
+    Raises:
+        ModelRefused: a digest differs or is missing, a file is too large or malformed, a weight is not finite.
+    """
+    with tempfile.TemporaryDirectory(prefix="metafuse-model-") as folder, _refusing(ref):
+        document = json.loads(_checked_bytes(ref, _CONFIG, Path(folder)))
+        weights = _parse_weights(ref, _checked_bytes(ref, _WEIGHTS, Path(folder)))
+    if not isinstance(document, dict) or not isinstance(document.get("model"), dict):
+        raise _refused(ref, f"{_CONFIG} has no object 'model'")
+    return Package(document["model"], weights, context=document.get("context", {}))
+
+
+def _save(name: str, package: Package, tags: Mapping[str, str]) -> ModelRef:
+    import mlflow
+    from safetensors.torch import save_file
+
+    connect()
+    with tempfile.TemporaryDirectory(prefix="metafuse-model-") as folder, translated_errors(f"model {name!r}"):
+        files = {part: Path(folder, part) for part in (_WEIGHTS, _CONFIG, _CARD)}
+        save_file({key: value.detach().contiguous().cpu() for key, value in package.weights.items()}, files[_WEIGHTS])
+        document = {"model": package.config, "context": package.context}
+        files[_CONFIG].write_text(json.dumps(document, sort_keys=True, ensure_ascii=False), encoding="utf-8")
+        files[_CARD].write_text(package.card, encoding="utf-8")
+        digests = {_digest_tag(part): _sha256(path.read_bytes()) for part, path in files.items()}
+        logged = mlflow.pyfunc.log_model(
+            name="model",
+            python_model=str(_PYFUNC),
+            artifacts={part: str(path) for part, path in files.items()},
+            pip_requirements=["metafuse"],
+            metadata={"model": name},
+        )
+        registered = mlflow.register_model(logged.model_uri, name, tags={**tags, **digests})
+    return ModelRef(name=name, version=str(registered.version), tags={**tags, **digests})
+
+
+def _checked_bytes(ref: ModelRef, part: str, folder: Path) -> bytes:
+    import mlflow
+
+    with translated_errors(f"{part} of version {ref.version} of model {ref.name!r}"):
+        uri = f"models:/{ref.name}/{ref.version}/artifacts/{part}"
+        path = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
+    if (size := path.stat().st_size) > MAX_BYTES:
+        raise _refused(ref, f"{part} has {size} bytes, more than the {MAX_BYTES} allowed")
+    content = path.read_bytes()
+    wanted, found = ref.tags.get(_digest_tag(part)), _sha256(content)
+    if wanted != found:
+        raise _refused(ref, f"{part} has SHA-256 {found}, but the registry recorded {wanted}")
+    return content
+
+
+def _parse_weights(ref: ModelRef, content: bytes) -> dict[str, "Tensor"]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        weights: dict[str, Tensor] = load(content)
+    except SafetensorError as exc:
+        raise _refused(ref, f"{_WEIGHTS} is not a safetensors file ({exc})") from exc
+    broken = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
+    if broken:
+        raise _refused(ref, f"weights {broken} hold values that are not finite")
+    return weights
+
+
+@contextmanager
+def _refusing(ref: ModelRef) -> Iterator[None]:
+    """Turn what a builder raises on a config or weights that do not fit into ModelRefused."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, RuntimeError) as exc:
+        raise _refused(ref, f"its config and weights do not fit ({exc})") from exc
+
+
+def _refused(ref: ModelRef, why: str) -> ModelRefused:
+    return ModelRefused(
+        f"version {ref.version} of model {ref.name!r} is refused: {why}. "
+        f"Point the alias at an intact version, or train it anew.",
+        model=ref.name,
+        version=ref.version,
+    )
+
+
+def _record_promotion(
+    name: str, alias: str, before: str | None, version: str, who: str, why: str, numbers: Mapping[str, float]
+) -> None:
+    from tasks.lake import open_lake
+
+    row = {
+        "model": name,
+        "alias": alias,
+        "from_version": before,
+        "to_version": version,
+        "who": who,
+        "why": why,
+        "numbers_json": json.dumps(dict(numbers), sort_keys=True),
+        "at": datetime.now(UTC),
+    }
+    open_lake().append("promotions", pa.Table.from_pylist([row], schema=PROMOTIONS))
+
+
+def _as_ref(found: "ModelVersion") -> ModelRef:
+    return ModelRef(name=found.name, version=str(found.version), tags=dict(found.tags))
+
+
+def _digest_tag(part: str) -> str:
+    return f"sha256.{part}"
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
