@@ -24,6 +24,14 @@ _RULES = {
     "max_duration_s": "at most {:g} seconds",
 }
 
+_TYPES = {
+    "integer": "a whole number below 1e18, such as -7",
+    "number": "a number, such as -1.5 or 2e3",
+    "boolean": "true, false, 1 or 0",
+    "date": "a day such as 2024-02-29",
+    "timestamp": "an instant such as 2024-02-29T12:00:00+02:00; UTC if no offset is given",
+}
+
 _PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -87,7 +95,8 @@ def _template() -> Template:
 
 def _in_words(column: Column) -> dict[str, str]:
     limits = column.rules.model_dump(exclude_none=True, exclude_defaults=True)
-    return {rule: _RULES[rule].format(_shown(value)) for rule, value in limits.items()}
+    of_type = {"type": _TYPES[column.logical_type]} if column.logical_type in _TYPES else {}
+    return of_type | {rule: _RULES[rule].format(_shown(value)) for rule, value in limits.items()}
 
 
 def _shown(value: object) -> object:
