@@ -12,6 +12,7 @@
     ├── ModelError             fix the code or the config; never retried
     │   ├── UnknownModel           nothing registered under that name or alias
     │   └── ModelRefused           a registered model fails its integrity checks
+    ├── HomeUnusable           the home directory cannot be written
     ├── LakeCorrupt            a stored table or object does not match its own record
     └── TransientError         try again
         └── ServiceUnavailable     a server or store did not answer
@@ -80,6 +81,10 @@ class UnknownModel(ModelError):
 
 class ModelRefused(ModelError):
     """A registered model fails its integrity checks: wrong digest, unknown architecture, non-finite weights."""
+
+
+class HomeUnusable(MetafuseError):
+    """The home directory cannot be made or written."""
 
 
 class LakeCorrupt(MetafuseError):

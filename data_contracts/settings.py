@@ -10,6 +10,8 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from data_contracts.errors import HomeUnusable
+
 
 class Settings(BaseSettings):
     """Locations and machine limits, from `METAFUSE_*` variables."""
@@ -67,13 +69,16 @@ def use_home(home: Path | None = None) -> Settings:
 
     Also silences every third party that would report usage, and keeps Prefect's own files in the home.
     Call it before Prefect or MLflow is imported: both read their settings at import.
+
+    Raises:
+        HomeUnusable: the folder is not there and cannot be made.
     """
     if home is not None:
         os.environ["METAFUSE_HOME"] = str(home.absolute())
     get_settings.cache_clear()
     settings = get_settings()
     absolute = settings.home.absolute()
-    absolute.mkdir(parents=True, exist_ok=True)
+    _make_folder(absolute)
     os.environ["METAFUSE_HOME"] = str(absolute)
     for name, value in _THIRD_PARTIES.items():
         os.environ.setdefault(name, value)
@@ -82,12 +87,24 @@ def use_home(home: Path | None = None) -> Settings:
     return get_settings()
 
 
+def _make_folder(home: Path) -> None:
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise HomeUnusable(
+            f"{home} cannot be the home directory: {exc.strerror}. Give one that can be written with --home DIR or "
+            "METAFUSE_HOME.",
+            home=str(home),
+        ) from exc
+
+
 _THIRD_PARTIES = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_LOGGING_LEVEL": "WARNING",
     "PREFECT_SERVER_CONCURRENCY_MAXIMUM_CONCURRENCY_SLOT_WAIT_SECONDS": "1",
     "PREFECT_SERVER_TASKS_TAG_CONCURRENCY_SLOT_WAIT_SECONDS": "1",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",

@@ -63,7 +63,7 @@ def check_python() -> Finding:
 
 def check_packages() -> Iterator[Finding]:
     """Find installed packages that are missing or outside the ranges metafuse was tested with."""
-    wrong = [problem for text in _requirements() if (problem := _problem_with(Requirement(text)))]
+    wrong = [problem for text in _requirements() if (problem := problem_with(Requirement(text)))]
     if wrong:
         yield from (Finding("packages", "fail", problem, REINSTALL) for problem in wrong)
         return
@@ -74,7 +74,8 @@ def _requirements() -> list[str]:
     return importlib.metadata.requires("metafuse") or []
 
 
-def _problem_with(requirement: Requirement) -> str | None:
+def problem_with(requirement: Requirement) -> str | None:
+    """Say how the installed version misses `requirement`, or return None; what only an extra needs may be missing."""
     is_optional = requirement.marker is not None and not requirement.marker.evaluate({"extra": ""})
     try:
         version = importlib.metadata.version(requirement.name)
@@ -154,12 +155,24 @@ def check_mlflow(settings: Settings) -> Finding:
 
 
 def check_encoders() -> Finding:
-    """Find whether the encoders load offline."""
+    """Find whether the encoders load offline and encode something."""
+    import numpy as np
+
+    from data_contracts.names import Modality
     from tasks.encoders import default_encoders
 
+    samples: dict[Modality, object] = {
+        "text": "metafuse",
+        "image": np.zeros((32, 32, 3), np.uint8),
+        "audio": np.zeros(16_000, np.float32),
+    }
     started = time.perf_counter()
     try:
-        loaded = [encoder.encoder_id for name in ("text", "image", "audio") for encoder in default_encoders(name)]
+        sizes = [
+            f"{modality} {encoder.encode([sample]).shape[1]}"
+            for modality, sample in samples.items()
+            for encoder in default_encoders(modality)
+        ]
     except (ImportError, OSError, RuntimeError) as exc:
         return Finding("encoders", "fail", f"an encoder does not load: {exc}", REINSTALL)
-    return Finding("encoders", "ok", f"{len(loaded)} encoders loaded in {time.perf_counter() - started:.1f} s")
+    return Finding("encoders", "ok", f"{', '.join(sizes)} numbers an item, in {time.perf_counter() - started:.1f} s")

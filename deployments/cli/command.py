@@ -28,8 +28,8 @@ def command(group: typer.Typer, name: str) -> Callable[[Body], Body]:
     def register(body: Body) -> Body:
         @functools.wraps(body)
         def run(context: typer.Context, home: Path | None, as_json: bool, **arguments: Any) -> None:
-            use_home(home or context.find_root().params.get("home"))
             try:
+                use_home(home or context.find_root().params.get("home"))
                 with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
                     answer = body(**arguments)
             except MetafuseError as error:

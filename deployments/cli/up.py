@@ -3,6 +3,7 @@
 from typing import Annotated
 
 import typer
+from rich.console import Group
 
 from deployments.cli.answer import Answer
 from deployments.cli.command import command
@@ -28,4 +29,4 @@ def add_to(app: typer.Typer) -> None:
         from deployments.up import up as start
 
         start(host=host, prefect_port=prefect_port, mlflow_port=mlflow_port)
-        return Answer({"stopped": True}, "Everything has stopped.")
+        return Answer({"stopped": True}, Group())

@@ -59,6 +59,10 @@ def test_home_may_stand_before_or_after_the_command(metafuse, home, toys):
     assert get_settings().home == other
 
 
+def test_home_that_cannot_be_made_is_refused(metafuse, toys):
+    assert "cannot be the home directory" in metafuse.here("contract", "check", toys, "--home", toys).refusal
+
+
 def test_contract_check_prints_columns_views_and_rules(metafuse, toys):
     result = metafuse.here("contract", "check", toys, "--json")
     facts = json.loads(result.out)
