@@ -127,12 +127,11 @@ OUTBOX = pa.schema(
 CLAIMS = pa.schema(
     [
         pa.field("key", pa.string(), nullable=False),
-        pa.field("attempt", pa.int64(), nullable=False),
         pa.field("holder", pa.string(), nullable=False),
         pa.field("at", INSTANT, nullable=False),
     ]
 )
-"""Who may do a piece of work: one row per key and attempt; a later attempt takes over from a holder that died."""
+"""Who may do a piece of work: the latest row of a key counts, until its lease runs out."""
 
 PLATFORM_TABLES: dict[str, tuple[pa.Schema, tuple[str, ...]]] = {
     "embeddings": (EMBEDDINGS, ("domain",)),

@@ -8,17 +8,19 @@ import time
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pyarrow as pa
 
 from data_contracts.errors import ServiceUnavailable
 from data_contracts.tables import CLAIMS
-from tasks.lake import Lake
+from tasks.lake import Lake, Snapshot
 
 Done = TypeVar("Done")
 
 POLL_S = 0.2
+RELEASED = ""
+"""Holder of a claim that was given up."""
 
 
 def once(
@@ -40,8 +42,7 @@ def once(
     while time.monotonic() < deadline:
         if (done := find()) is not None:
             return done, False
-        claim = _claim(lake, key, lease_s)
-        if claim is None:
+        if not claim(lake, key, lease_s):
             time.sleep(POLL_S)
             continue
         if (done := find()) is not None:  # done between our look and our claim
@@ -49,7 +50,7 @@ def once(
         try:
             return work(), True
         except BaseException:
-            _release(lake, key, claim)
+            lake.append("claims", _row(key, RELEASED))
             raise
     raise ServiceUnavailable(
         f"the work {key!r} was claimed by others for {3 * lease_s:.0f} s without being finished. "
@@ -58,37 +59,19 @@ def once(
     )
 
 
-RELEASED = ""
-"""Holder of an attempt that was given up."""
+def claim(lake: Lake, key: str, lease_s: float) -> bool:
+    """Claim `key` unless another's lease runs; say whether it is ours now."""
+
+    def decide(claims: Snapshot) -> pa.Table:
+        rows = claims.read(where=f"key = {quoted}").sort_by("at").to_pylist()
+        last = rows[-1] if rows else None
+        is_held = last and last["holder"] != RELEASED and datetime.now(UTC) < last["at"] + timedelta(seconds=lease_s)
+        return CLAIMS.empty_table() if is_held else _row(key, uuid.uuid4().hex)
+
+    quoted = "'" + key.replace("'", "''") + "'"
+    _, written = lake.transact("claims", CLAIMS, f"claim/{key}", decide)
+    return len(written) > 0
 
 
-def _claim(lake: Lake, key: str, lease_s: float) -> int | None:
-    """Return the number of the attempt that is now ours, or None while another's lease runs."""
-    attempts = _attempts(lake, key)
-    if attempts:
-        last = max(attempts, key=lambda row: (row["attempt"], row["holder"] == RELEASED))
-        is_held = last["holder"] != RELEASED and datetime.now(UTC) - last["at"] < timedelta(seconds=lease_s)
-        if is_held:
-            return None
-    number = 1 + max((row["attempt"] for row in attempts), default=0)
-    holder = uuid.uuid4().hex
-    _write(lake, key, number, holder, transaction=(f"claim/{key}", number))
-    won = any(row["attempt"] == number and row["holder"] == holder for row in _attempts(lake, key))
-    return number if won else None
-
-
-def _release(lake: Lake, key: str, attempt: int) -> None:
-    _write(lake, key, attempt, RELEASED, transaction=None)
-
-
-def _write(lake: Lake, key: str, attempt: int, holder: str, transaction: tuple[str, int] | None) -> None:
-    row = {"key": key, "attempt": attempt, "holder": holder, "at": datetime.now(UTC)}
-    lake.append("claims", pa.Table.from_pylist([row], schema=CLAIMS), transaction=transaction)
-
-
-def _attempts(lake: Lake, key: str) -> list[dict[str, Any]]:
-    if lake.version("claims") is None:
-        return []
-    quoted = key.replace("'", "''")
-    rows: list[dict[str, Any]] = lake.read("claims", where=f"key = '{quoted}'").to_pylist()
-    return rows
+def _row(key: str, holder: str) -> pa.Table:
+    return pa.Table.from_pylist([{"key": key, "holder": holder, "at": datetime.now(UTC)}], schema=CLAIMS)

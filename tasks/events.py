@@ -69,8 +69,6 @@ def enqueue(lake: Lake, event: OutboxEvent) -> None:
 
 def pending(lake: Lake) -> list[OutboxEvent]:
     """Return the events that nobody has seen delivered, oldest first."""
-    if lake.version("outbox") is None:
-        return []
     rows = lake.read("outbox").sort_by("at").to_pylist()
     delivered = {row["key"] for row in rows if row["status"] == DELIVERED}
     waiting = {

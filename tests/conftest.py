@@ -1,0 +1,45 @@
+"""A home directory of its own for every test that asks for one; the environment is put back afterwards."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from data_contracts.settings import get_settings, use_home
+
+
+@pytest.fixture
+def environment() -> Iterator[None]:
+    """Whatever a test does to the environment ends with it."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+    get_settings.cache_clear()
+
+
+@pytest.fixture
+def home(tmp_path: Path, environment: None) -> Path:
+    """A fresh home that is the home of this process."""
+    return use_home(tmp_path / "home").home
+
+
+@pytest.fixture(scope="session")
+def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database without content; making its tables takes seconds, copying it none."""
+    from mlflow.store.db.utils import _initialize_tables, create_sqlalchemy_engine
+
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    engine = create_sqlalchemy_engine(f"sqlite:///{path}")
+    _initialize_tables(engine)
+    engine.dispose()
+    return path
+
+
+@pytest.fixture
+def tracked_home(home: Path, empty_mlflow: Path) -> Path:
+    """A fresh home with an MLflow database in it."""
+    shutil.copy(empty_mlflow, home / "mlflow.db")
+    return home
