@@ -30,12 +30,9 @@ def list_rows(
     """
     from tasks.lake import open_lake
 
-    lake = open_lake()
-    if "quarantine" not in lake.tables():
-        return _answer([], limit)
     where = None if domain is None else f"domain = '{check_domain(domain)}'"
-    rows = lake.read("quarantine", where=where).sort_by([("at", "descending"), ("locator", "ascending")]).to_pylist()
-    return _answer(rows, limit)
+    found = open_lake().read("quarantine", where=where)
+    return _answer(found.sort_by([("at", "descending"), ("locator", "ascending")]).to_pylist(), limit)
 
 
 def _answer(rows: list[dict[str, object]], limit: int) -> Answer:

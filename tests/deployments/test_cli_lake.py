@@ -1,0 +1,99 @@
+"""The commands that only read the lake: sql and quarantine list."""
+
+from datetime import UTC, datetime
+
+import pyarrow as pa
+import pytest
+
+from data_contracts.tables import LABELS, QUARANTINE
+from tasks.lake import Lake
+
+AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+@pytest.fixture
+def lake(home) -> Lake:
+    """A lake with three labels and two quarantined rows, of two domains."""
+    lake = Lake(str(home / "lake"))
+    labels = [("noto-ru", "a", "bird"), ("noto-ru", "b", "fish"), ("noto-zh", "a", "bird")]
+    lake.append(
+        "labels",
+        pa.Table.from_pylist(
+            [{"domain": d, "item_id": i, "label": name, "source": "contract", "at": AT} for d, i, name in labels],
+            schema=LABELS,
+        ),
+    )
+    rows = [("noto-ru", "items.csv:7", ["title:max_length", "year:type"]), ("noto-zh", "items.csv:9", ["year:type"])]
+    shared = {"batch_id": "1", "item_id": None, "payload_json": "{}", "contract_version": "1.0.0", "at": AT}
+    lake.append(
+        "quarantine",
+        pa.Table.from_pylist(
+            [{"domain": d, "locator": where, "reasons": reasons, **shared} for d, where, reasons in rows],
+            schema=QUARANTINE,
+        ),
+    )
+    return lake
+
+
+@pytest.mark.usefixtures("lake")
+def test_sql_answers_with_columns_and_rows(metafuse):
+    query = 'SELECT label, count(*) AS n, max("at") AS newest FROM labels GROUP BY label ORDER BY n DESC'
+    assert metafuse.here("sql", query, "--json").facts == {
+        "columns": ["label", "n", "newest"],
+        "rows": [
+            {"label": "bird", "n": 2, "newest": "2026-01-02T03:04:05+00:00"},
+            {"label": "fish", "n": 1, "newest": "2026-01-02T03:04:05+00:00"},
+        ],
+    }
+    shown = metafuse.here("sql", query).out
+    assert "bird" in shown
+    assert "newest" in shown
+
+
+@pytest.mark.usefixtures("lake")
+def test_sql_prints_no_more_rows_than_asked(metafuse):
+    assert len(metafuse.here("sql", "SELECT * FROM labels", "--limit", "2", "--json").facts["rows"]) == 2
+
+
+def test_sql_over_an_empty_lake_finds_empty_platform_tables(metafuse):
+    facts = metafuse.here("sql", "SELECT count(*) AS n FROM predictions", "--json").facts
+    assert facts == {"columns": ["n"], "rows": [{"n": 0}]}
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("SELEC 1", "cannot be read"),
+        ("SELECT * FROM items_nowhere", "items_nowhere"),
+        ("DROP TABLE labels", "Only one SELECT"),
+        ("SELECT * FROM read_text('/etc/hostname')", "nothing else"),
+    ],
+)
+def test_sql_that_cannot_run_is_refused(metafuse, query, said):
+    assert said in metafuse.here("sql", query).refusal
+
+
+def test_corrupt_lake_file_is_refused_with_the_remedy(metafuse, lake, home):
+    for file in (home / "lake" / "labels").rglob("*.parquet"):
+        file.write_bytes(b"PAR1 not really")
+    refusal = metafuse.here("sql", "SELECT * FROM labels").refusal
+    assert ".parquet" in refusal
+    assert "Restore the lake" in refusal
+
+
+def test_corrupt_transaction_log_is_refused_by_table(metafuse, lake, home):
+    for file in (home / "lake" / "labels" / "_delta_log").glob("*.json"):
+        file.write_text("{broken")
+    assert "table labels" in metafuse.here("sql", "SELECT * FROM labels").refusal
+
+
+@pytest.mark.usefixtures("lake")
+def test_quarantine_list_counts_reasons(metafuse):
+    facts = metafuse.here("quarantine", "list", "--json").facts
+    assert (facts["total"], facts["reasons"]) == (2, {"year:type": 2, "title:max_length": 1})
+    only = metafuse.here("quarantine", "list", "noto-ru", "--json").facts
+    assert [row["locator"] for row in only["rows"]] == ["items.csv:7"]
+
+
+def test_quarantine_of_an_empty_lake_is_empty(metafuse):
+    assert metafuse.here("quarantine", "list").out == "Nothing is in quarantine.\n"
