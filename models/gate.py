@@ -79,7 +79,7 @@ def _interval(won: float, lost: float, items: float) -> tuple[float, float]:
 
 
 def _labels_needed(won: int, lost: int, items: int, min_gain: float) -> int:
-    """Items to add until the interval would clear `min_gain` if the models went on as they did; doubling, then halving."""
+    """Items to add until the interval would clear `min_gain`, if both models go on as they did."""
 
     def decides(total: int) -> bool:
         middle, half = _interval(won * total / items, lost * total / items, total)
