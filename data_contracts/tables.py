@@ -133,7 +133,18 @@ CLAIMS = pa.schema(
 )
 """Who may do a piece of work: the latest row of a key counts, until its lease runs out."""
 
+CONTRACTS = pa.schema(
+    [
+        pa.field("domain", pa.string(), nullable=False),
+        pa.field("version", pa.string(), nullable=False),
+        pa.field("yaml", pa.string(), nullable=False),
+        pa.field("at", INSTANT, nullable=False),
+    ]
+)
+"""The latest row of a domain is the contract in force."""
+
 PLATFORM_TABLES: dict[str, tuple[pa.Schema, tuple[str, ...]]] = {
+    "contracts": (CONTRACTS, ("domain",)),
     "embeddings": (EMBEDDINGS, ("domain",)),
     "encoder_states": (ENCODER_STATES, ("domain",)),
     "labels": (LABELS, ("domain",)),
