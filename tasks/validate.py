@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import duckdb
@@ -36,6 +37,9 @@ COUNTS_ONLY = {"result_format": "SUMMARY", "partial_unexpected_count": 0}
 """What is published: Data Docs print values unescaped, so a source could put a script there."""
 ROW_BY_ROW = {"result_format": "COMPLETE"}
 """Which rows break each rule; slower, and never published."""
+
+_ONE_CONTEXT = Lock()
+"""Great Expectations keeps its current context in a global, so threads take turns."""
 
 
 class Judgement(NamedTuple):
@@ -93,14 +97,15 @@ def judge_rows(
         BatchRefused: a column is missing, or an expectation could not be evaluated.
     """
     cells = _query(compile_mask(contract).cells_sql, _judged_columns(batch, contract))
-    return _run_suite("rows", _row_frame(cells, contract), compile_suite(contract), contract, result_format, site)
+    frame = _row_frame(cells, contract)
+    return run_suite("rows", frame, compile_suite(contract), contract, result_format, site)
 
 
 def _judge_rules(batch: pa.Table, contract: Contract, site: Path) -> list[Judgement]:
     if not contract.batch_rules:
         return []
     measures = _measure_rules(batch, contract)
-    judgements = _run_suite("batch", _one_row(measures), compile_batch_suite(contract), contract, COUNTS_ONLY, site)
+    judgements = run_suite("batch", _one_row(measures), compile_batch_suite(contract), contract, COUNTS_ONLY, site)
     broken = [rule for rule in contract.batch_rules if {"rule": describe(rule)} in _broken_metas(judgements)]
     if broken:
         found = "; ".join(f"{describe(rule)} (found {measures[measure(rule)]:g})" for rule in broken)
@@ -196,7 +201,7 @@ def _column_of(code: str) -> str:
     return code.partition(":")[0]
 
 
-def _run_suite(
+def run_suite(
     name: str,
     frame: "pd.DataFrame",
     expectations: list[Expectation],
@@ -204,7 +209,22 @@ def _run_suite(
     result_format: dict[str, Any],
     site: Path | None,
 ) -> list[Judgement]:
-    """Run one suite over one frame through a checkpoint, which also publishes if there is a site."""
+    """Run one suite over one frame through a checkpoint, which also publishes if there is a site.
+
+    Raises:
+        BatchRefused: an expectation could not be evaluated.
+    """
+    with _ONE_CONTEXT:
+        checkpoint = _checkpoint(name, expectations, contract, result_format, site)
+        run = checkpoint.run(batch_parameters={"dataframe": frame})
+    (result,) = run.run_results.values()
+    return [_judgement(found, contract) for found in result.results]
+
+
+def _checkpoint(
+    name: str, expectations: list[Expectation], contract: Contract, result_format: dict[str, Any], site: Path | None
+) -> Any:
+    """Return a checkpoint whose one validation takes a data frame; a suite must be in its context before it runs."""
     import great_expectations as gx
     from great_expectations.checkpoint import UpdateDataDocsAction
 
@@ -221,9 +241,7 @@ def _run_suite(
         actions=actions,
         result_format=result_format,
     )
-    run = context.checkpoints.add(checkpoint).run(batch_parameters={"dataframe": frame})
-    (result,) = run.run_results.values()
-    return [_judgement(found, contract) for found in result.results]
+    return context.checkpoints.add(checkpoint)
 
 
 def _context(site: Path | None) -> Any:
@@ -255,8 +273,8 @@ def _judgement(found: Any, contract: Contract) -> Judgement:
     config, failure = found.expectation_config, found.exception_info
     if failure.get("raised_exception") is not False:
         raise BatchRefused(
-            f"Great Expectations could not evaluate {config.meta} of {contract.domain}: {failure}. Nothing was "
-            "written. Take the rule out of the contract, or report this.",
+            f"Great Expectations could not evaluate {config.meta} of {contract.domain}: "
+            f"{_message(failure)}. Nothing was written. Take the rule out of the contract, or report this.",
             domain=contract.domain,
             expectation=config.to_json_dict(),
         )
@@ -266,3 +284,9 @@ def _judgement(found: Any, contract: Contract) -> Judgement:
         broken=int(found.result.get("unexpected_count", 0)),
         rows=list(found.result.get("unexpected_index_list") or []),
     )
+
+
+def _message(failure: dict[str, Any]) -> str:
+    """Find the message in an exception_info, which is that of one exception or of several by metric."""
+    several = [info for info in failure.values() if isinstance(info, dict)] or [failure]
+    return "; ".join(" ".join(str(info.get("exception_message", info)).split()) for info in several)

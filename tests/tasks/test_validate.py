@@ -3,8 +3,10 @@
 import datetime as dt
 import re
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pandas as pd
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -15,7 +17,7 @@ from data_contracts.contract import BatchRule, Column, Contract, Rules, Server
 from data_contracts.errors import BatchRefused
 from data_contracts.patterns import python_pattern
 from data_contracts.row_mask import TYPE_PATTERNS
-from tasks.validate import ROW_BY_ROW, judge_batch, judge_rows, mask_rows, type_rows
+from tasks.validate import COUNTS_ONLY, ROW_BY_ROW, judge_batch, judge_rows, mask_rows, run_suite, type_rows
 
 
 def contract_of(*columns: Column, batch_rules: tuple[BatchRule, ...] = ()) -> Contract:
@@ -343,3 +345,21 @@ def test_published_docs_hold_no_value_of_the_source(tmp_path):
     batch = pa.table({"item_id": ["a"], "x": ["<script>alert(1)</script>"]})
     judge_batch(batch, contract_of(NUMBER), tmp_path)
     assert not [page for page in tmp_path.rglob("*.html") if "alert(1)" in page.read_text("utf-8")]
+
+
+def test_expectation_that_cannot_be_evaluated_is_an_error_not_a_pass():
+    crashing = {
+        "type": "expect_column_values_to_be_unique",
+        "kwargs": {"column": "absent"},
+        "meta": {"reason": "absent:unique"},
+    }
+    with pytest.raises(BatchRefused, match=r"could not evaluate .*absent:unique.* of shop-en"):
+        run_suite("rows", pd.DataFrame({"x": [1]}), [crashing], contract_of(NUMBER), COUNTS_ONLY, None)
+
+
+def test_batches_may_be_judged_from_several_threads(tmp_path):
+    contracts = [contract_of(NUMBER).model_copy(update={"domain": f"shop-{number}"}) for number in range(4)]
+    with ThreadPoolExecutor(4) as threads:
+        verdicts = list(threads.map(lambda contract: judge_batch(BATCH, contract, tmp_path), contracts))
+    assert [verdict.domain for verdict in verdicts] == [contract.domain for contract in contracts]
+    assert all(verdict.reasons == {"x:type": 1} for verdict in verdicts)
