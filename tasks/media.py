@@ -51,8 +51,8 @@ class MediaStore:
 
     def _corrupt(self, sha256: str, problem: str) -> LakeCorrupt:
         return LakeCorrupt(
-            f"The object {sha256} of the media store {self.uri} {problem}. Restore it from a backup, or remove what is left "
-            "of it and ingest the source it came from again.",
+            f"The object {sha256} of the media store {self.uri} {problem}. Restore it from a backup, or remove "
+            "what is left of it and ingest the source it came from again.",
             sha256=sha256,
             uri=self.uri,
         )
