@@ -41,9 +41,12 @@ schema:
         customProperties: [{property: modality, value: label}]
 """
 WORDS = {
-    "animal": ("a cat", "a dog", "a horse", "a cow", "a pig", "a sheep", "a goat", "a mouse"),
-    "food": ("bread", "cheese", "an apple", "soup", "rice", "a pear", "butter", "honey"),
-    "tool": ("a hammer", "a saw", "a drill", "pliers", "a wrench", "a chisel", "a file", "a screwdriver"),
+    "animal": ("cat", "dog", "horse", "cow", "pig", "sheep", "goat", "mouse"),
+    "food": ("bread", "cheese", "apple", "soup", "rice", "pear", "butter", "honey"),
+    "tool": ("hammer", "saw", "drill", "pliers", "wrench", "chisel", "file", "screwdriver"),
+    "colour": ("red", "blue", "green", "yellow", "purple", "orange", "brown", "pink"),
+    "weather": ("rain", "snow", "wind", "fog", "hail", "storm", "sunshine", "thunder"),
+    "vehicle": ("car", "bus", "train", "bicycle", "ship", "lorry", "tram", "aeroplane"),
 }
 
 
@@ -57,20 +60,36 @@ def home(tmp_path: Path) -> Iterator[Path]:
     get_settings.cache_clear()
 
 
-@pytest.fixture
-def toys(tmp_path: Path) -> Path:
-    """The contract of a source with 24 good rows, three classes, and two bad rows."""
-    folder = tmp_path / "toys"
+def write_toys(folder: Path, domain: str = "toys", phrase: str = "a {}") -> Path:
+    """Write a source of 48 good rows in six classes and two bad rows; returns its contract."""
     folder.mkdir()
     rows = [
-        f"{label}-{index},{title},{len(title) + index},{label}"
-        for label, titles in WORDS.items()
-        for index, title in enumerate(titles)
+        f"{label}-{index},{phrase.format(word)},{len(word) + index},{label}"
+        for label, words in WORDS.items()
+        for index, word in enumerate(words)
     ]
     rows += ["heavy,an anvil,much,tool", "light,a feather,-1,tool"]
     (folder / "items.csv").write_text("\n".join(["item_id,title,weight,label", *rows]) + "\n")
-    (folder / "contract.yaml").write_text(CONTRACT)
-    return folder / "contract.yaml"
+    contract = folder / "contract.yaml"
+    contract.write_text(CONTRACT.replace("name: toys", f"name: {domain}"))
+    return contract
+
+
+@pytest.fixture
+def toys(tmp_path: Path) -> Path:
+    """The contract of the domain toys."""
+    return write_toys(tmp_path / "toys")
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> "Metafuse":
+    """One home for the tests of a module that build on one another's data: the domains toys and juguetes."""
+    folder = tmp_path_factory.mktemp("shared")
+    metafuse = Metafuse(folder / "home")
+    for domain, phrase in (("toys", "a {}"), ("juguetes", "picture of a {}, drawn")):
+        ran = metafuse.run("ingest", domain, "--contract", write_toys(folder / domain, domain, phrase))
+        assert ran.code == 0, ran.err
+    return metafuse
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,107 @@
+"""The commands that run flows, each in a process of its own, as a user runs them."""
+
+import json
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+INGEST = {
+    "domain", "batch_id", "received", "accepted", "quarantined", "duplicates", "reasons", "table_version", "seconds",
+}  # fmt: skip
+ADAPT = {"domain", "model", "version", "alias", "accuracy", "ci95", "labels", "prior_version", "views", "seconds"}
+ROW = {
+    "split_seed", "shot", "learner", "accuracy", "ci95", "nll", "ece", "diff", "diff_ci95", "cpu_s_per_1000",
+}  # fmt: skip
+
+
+def test_ingest_answers_with_a_ledger_that_balances(metafuse, toys):
+    facts = metafuse.run("ingest", "toys", "--contract", toys, "--json").facts
+    assert set(facts) == INGEST
+    assert (facts["received"], facts["accepted"], facts["quarantined"], facts["duplicates"]) == (50, 48, 2, 0)
+    assert facts["reasons"] == {"weight:type": 1, "weight:minimum": 1}
+    again = metafuse.run("ingest", "toys", "--contract", toys, "--json").facts
+    assert (again["received"], again["duplicates"]) == (50, 50)
+    assert again["table_version"] == facts["table_version"]
+
+
+def test_source_is_where_the_contract_path_starts(metafuse, toys, tmp_path):
+    moved = tmp_path / "elsewhere.yaml"
+    toys.rename(moved)
+    facts = metafuse.run("ingest", "toys", "--contract", moved, "--source", toys.parent, "--json").facts
+    assert facts["accepted"] == 48
+
+
+def test_missing_source_is_refused_and_nothing_is_written(metafuse, toys):
+    (toys.parent / "items.csv").unlink()
+    assert "items.csv" in metafuse.run("ingest", "toys", "--contract", toys).refusal
+    assert metafuse.run("sql", "SELECT count(*) AS n FROM batches", "--json").facts["rows"] == [{"n": 0}]
+    assert not (metafuse.home / "lake" / "items_toys").exists()
+
+
+def test_contract_of_another_domain_is_refused(metafuse, toys):
+    refusal = metafuse.run("ingest", "games", "--contract", toys).refusal
+    assert "toys" in refusal
+    assert "games" in refusal
+
+
+def test_refusal_of_a_flow_is_one_paragraph_with_json_too(metafuse, tmp_path):
+    ran = metafuse.run("ingest", "toys", "--contract", tmp_path / "none.yaml", "--json")
+    assert "none.yaml" in ran.refusal
+    assert json.loads(ran.out)["error"]["type"] == "ContractInvalid"
+
+
+def test_unknown_domain_is_refused_with_the_known_ones(shared):
+    refusal = shared.run("adapt", "nowhere").refusal
+    assert "nowhere" in refusal
+    assert "toys" in refusal
+
+
+def test_corrupt_lake_file_is_refused_by_a_flow(metafuse, toys):
+    assert metafuse.run("ingest", "toys", "--contract", toys).code == 0
+    for file in (metafuse.home / "lake" / "items_toys").rglob("*.parquet"):
+        file.write_bytes(b"PAR1 not really")
+    assert "items_toys" in metafuse.run("score", "toys").refusal
+
+
+def test_quarantined_rows_are_listed_with_their_reasons(shared):
+    facts = shared.run("quarantine", "list", "toys", "--json").facts
+    assert facts["reasons"] == {"weight:type": 1, "weight:minimum": 1}
+    assert {row["domain"] for row in facts["rows"]} == {"toys"}
+
+
+def test_meta_train_adapt_and_score_answer_with_json(shared):
+    trained = shared.run("meta-train", "--domains", "toys,juguetes", "--steps", "2", "--json")
+    assert trained.code == 0, trained.err
+    adapted = shared.run("adapt", "toys", "--shots", "3", "--json").facts
+    assert set(adapted) == ADAPT
+    assert adapted["model"] == "metafuse.toys"
+    assert adapted["alias"] == "champion"
+    assert adapted["labels"] == 18
+    assert sum(adapted["views"].values()) == pytest.approx(1, abs=1e-3)
+    assert shared.run("score", "toys", "--json").code == 0
+    counted = shared.run("sql", "SELECT count(*) AS n FROM predictions WHERE domain = 'toys'", "--json").facts
+    assert counted["rows"] == [{"n": 48}]
+
+
+def test_class_with_fewer_labels_than_asked_is_named(shared):
+    if shared.run("sql", "SELECT 1 AS one FROM promotions", "--json").facts["rows"] == []:
+        assert shared.run("meta-train", "--domains", "toys,juguetes", "--steps", "2").code == 0
+    refusal = shared.run("adapt", "toys", "--shots", "9", "--classes", "animal,food").refusal
+    assert "animal" in refusal
+    assert "8" in refusal
+
+
+def test_benchmark_answers_with_every_learner(shared):
+    asked = ("--train", "toys", "--test", "juguetes", "--holdout-fraction", "0.5", "--split-seed", "0,1")
+    size = ("--way", "2", "--shots", "1", "--query", "4", "--episodes", "20", "--steps", "2")
+    facts = shared.run("benchmark", *asked, *size, "--json").facts
+    assert {row["learner"] for row in facts["rows"]} == {"best_single", "concat_logreg", "tuned_logreg", "metric"}
+    assert {row["split_seed"] for row in facts["rows"]} == {0, 1}
+    assert all(set(row) == ROW for row in facts["rows"])
+    assert facts["protocol"]["n_way"] == 2
+    assert {row["diff"] for row in facts["rows"] if row["learner"] == "tuned_logreg"} == {0.0}
+
+
+def test_too_few_classes_for_the_way_are_refused(shared):
+    assert "50" in shared.run("benchmark", "--train", "toys", "--test", "juguetes", "--way", "50").refusal
