@@ -60,8 +60,8 @@ class ImageEncoder:
 
 
 def _run(session: Any, picture: UInt8[np.ndarray, "height width 3"]) -> Float32[np.ndarray, " 1280"]:
-    vectors: Float32[np.ndarray, "1 1280"] = session.run(None, {"pixels": squeeze(picture)[None]})[0]
-    return vectors[0]
+    vector: Float32[np.ndarray, " 1280"] = session.run(None, {"pixels": squeeze(picture)[None]})[0][0]
+    return vector
 
 
 def squeeze(picture: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "224 224 3"]:
