@@ -21,9 +21,10 @@ from data_contracts.errors import ContractInvalid, ModelRefused, UnknownModel
 from data_contracts.names import check_domain
 from data_contracts.reports import ModelRef
 from data_contracts.tables import PROMOTIONS
-from tasks.tracking import connect, translated_errors
+from tasks.tracking import connect, find_experiment, translated_errors
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
     from torch import Tensor
 
@@ -185,26 +186,76 @@ def read_package(ref: ModelRef) -> Package:
 
 
 def _save(name: str, package: Package, tags: Mapping[str, str]) -> ModelRef:
+    client = connect()
+    with tempfile.TemporaryDirectory(prefix="metafuse-model-") as folder, translated_errors(f"model {name!r}"):
+        files = _write_files(package, Path(folder, "artifacts"))
+        all_tags = {**tags, **{_digest_tag(part): _sha256(path.read_bytes()) for part, path in files.items()}}
+        logged = _log_files(client, Path(folder)) if name == PRIOR else _log_pyfunc(files)
+        _ensure_registered(client, name)
+        version = client.create_model_version(
+            name, f"models:/{logged}", _active_run_id(), tags=all_tags, model_id=logged, description=package.card
+        )
+    return ModelRef(name=name, version=str(version.version), tags=all_tags)
+
+
+def _ensure_registered(client: "MlflowClient", name: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as exc:
+        if exc.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _active_run_id() -> str | None:
     import mlflow
+
+    run = mlflow.active_run()
+    return run.info.run_id if run else None
+
+
+def _write_files(package: Package, folder: Path) -> dict[str, Path]:
     from safetensors.torch import save_file
 
-    connect()
-    with tempfile.TemporaryDirectory(prefix="metafuse-model-") as folder, translated_errors(f"model {name!r}"):
-        files = {part: Path(folder, part) for part in (_WEIGHTS, _CONFIG, _CARD)}
-        save_file({key: value.detach().contiguous().cpu() for key, value in package.weights.items()}, files[_WEIGHTS])
-        document = {"model": package.config, "context": package.context}
-        files[_CONFIG].write_text(json.dumps(document, sort_keys=True, ensure_ascii=False), encoding="utf-8")
-        files[_CARD].write_text(package.card, encoding="utf-8")
-        digests = {_digest_tag(part): _sha256(path.read_bytes()) for part, path in files.items()}
-        logged = mlflow.pyfunc.log_model(
-            name="model",
-            python_model=str(_PYFUNC),
-            artifacts={part: str(path) for part, path in files.items()},
-            pip_requirements=["metafuse"],
-            metadata={"model": name},
-        )
-        registered = mlflow.register_model(logged.model_uri, name, tags={**tags, **digests})
-    return ModelRef(name=name, version=str(registered.version), tags={**tags, **digests})
+    folder.mkdir()
+    files = {part: folder / part for part in (_WEIGHTS, _CONFIG, _CARD)}
+    save_file({key: value.detach().contiguous().cpu() for key, value in package.weights.items()}, files[_WEIGHTS])
+    document = {"model": package.config, "context": package.context}
+    files[_CONFIG].write_text(json.dumps(document, sort_keys=True, ensure_ascii=False), encoding="utf-8")
+    files[_CARD].write_text(package.card, encoding="utf-8")
+    return files
+
+
+def _log_files(client: "MlflowClient", folder: Path) -> str:
+    """Log a folder as a model of no flavour: a prior answers nothing by itself, so there is nothing to serve."""
+    import mlflow
+
+    run = mlflow.active_run()
+    experiment = run.info.experiment_id if run else find_experiment(client, "metafuse/models")
+    model = client.create_logged_model(experiment, name="model", source_run_id=_active_run_id())
+    client.log_model_artifacts(model.model_id, str(folder))
+    client.finalize_logged_model(model.model_id, "READY")
+    return str(model.model_id)
+
+
+def _log_pyfunc(files: Mapping[str, Path]) -> str:
+    """Log the files with the pyfunc that serves them: raw values of any type in, a list of answers out."""
+    import mlflow
+    from mlflow.models import ModelSignature
+    from mlflow.types.schema import AnyType, ColSpec, Schema
+
+    document = json.loads(files[_CONFIG].read_text(encoding="utf-8"))
+    columns = [column["name"] for column in document["context"].get("contract", {}).get("columns", ())]
+    inputs = Schema([ColSpec(AnyType(), name, required=False) for name in columns]) if columns else None
+    logged = mlflow.pyfunc.log_model(
+        name="model",
+        python_model=str(_PYFUNC),
+        artifacts={part: str(path) for part, path in files.items()},
+        pip_requirements=["metafuse"],
+        signature=ModelSignature(inputs=inputs) if inputs else None,
+    )
+    return str(logged.model_id)
 
 
 def _checked_bytes(ref: ModelRef, part: str, folder: Path) -> bytes:

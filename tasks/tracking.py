@@ -102,7 +102,7 @@ def tracked_run(kind: str, name: str, config: Mapping[str, Any], tags: Mapping[s
 
     client = connect()
     with translated_errors(f"experiment metafuse/{kind}"):
-        experiment = _experiment(client, f"metafuse/{kind}")
+        experiment = find_experiment(client, f"metafuse/{kind}")
         run = mlflow.start_run(experiment_id=experiment, run_name=name, tags=dict(tags))
     with run:
         log = RunLog(client, run.info.run_id)
@@ -113,7 +113,8 @@ def tracked_run(kind: str, name: str, config: Mapping[str, Any], tags: Mapping[s
             log.flush()
 
 
-def _experiment(client: "MlflowClient", name: str) -> str:
+def find_experiment(client: "MlflowClient", name: str) -> str:
+    """Return the id of an experiment, making it if need be; its files lie in the home unless a server holds them."""
     from mlflow.exceptions import MlflowException
 
     found = client.get_experiment_by_name(name)

@@ -1,0 +1,177 @@
+"""Answer a request of raw values (texts, base64 media, table columns) with a registered domain model.
+
+The same encoders and the same decoding limits as at ingest; what an encoder was fitted with travels in the model's own
+`config.json`. MLflow's pyfunc (`tasks.serving_entry`) is a thin wrapper over `Scorer`.
+"""
+
+import base64
+import binascii
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from data_contracts.contract import MEDIA_ROLES, Contract, View
+from data_contracts.errors import ContractError, MediaRefused, ModelRefused
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from models.features import DomainData, ViewSpec
+    from models.learner import DomainModel
+    from tasks.encoders import Encoder
+
+Row = Mapping[str, Any]
+"""Column name to raw value; media as base64."""
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A domain model with everything it needs to answer from raw values."""
+
+    model: "DomainModel"
+    contract: Contract
+    encoder_states: Mapping[str, str]
+
+    @classmethod
+    def read(cls, config: Path, weights: Path) -> "Scorer":
+        """Build the scorer from the two files of a registered version."""
+        from safetensors.torch import load_file
+
+        from models.catalogue import load_domain_model
+
+        document = json.loads(config.read_text(encoding="utf-8"))
+        context = document["context"]
+        model = load_domain_model(document["model"], load_file(weights))
+        return cls(model, Contract.model_validate(context["contract"]), context["encoder_states"])
+
+    def answer(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
+        """Return label, probability and all probabilities of each row; a row without any view gets equal ones.
+
+        Raises:
+            ContractError: a value is not what the contract says.
+        """
+        probabilities = self.model.predict(self.features(rows)).tolist()
+        return [self._answer(row) for row in probabilities]
+
+    def features(self, rows: Sequence[Row]) -> "DomainData":
+        """Encode every field the model looks at."""
+        import torch
+
+        from models.features import DomainData
+
+        columns: dict[str, tuple[Tensor, Tensor]] = {}
+        for field in self.contract.columns_to_encode:
+            contents = self._contents(rows, field)
+            for spec, encoder in self._encoders(field):
+                columns[spec.name] = _encode(contents, encoder, spec)
+        views = self.model.views
+        return DomainData(
+            domain=self.contract.domain,
+            views=views,
+            features={view.name: columns[view.name][0] for view in views},
+            presence=torch.stack([columns[view.name][1] for view in views], dim=1),
+            labels=torch.full((len(rows),), -1),
+            classes=self.model.classes,
+            item_ids=tuple(str(row.get(self.contract.id_column, number)) for number, row in enumerate(rows)),
+        )
+
+    def _answer(self, probabilities: Sequence[float]) -> dict[str, Any]:
+        named = dict(zip(self.model.classes, probabilities, strict=True))
+        label = max(named, key=lambda name: named[name])
+        return {"label": label, "probability": named[label], "probabilities": named}
+
+    def _encoders(self, field: View) -> "list[tuple[ViewSpec, Encoder]]":
+        """Return the views the model makes of a field, each with its encoder.
+
+        Raises:
+            ModelRefused: this installation would encode differently from how the model was trained.
+        """
+        from tasks.encoders import default_encoders, view_name
+        from tasks.encoders.tabular import TabularEncoder
+
+        if field.modality == "tabular":
+            states = [self.encoder_states[name] for name in self._specs if name == field.name]
+            encoders: tuple[Encoder, ...] = tuple(map(TabularEncoder.from_state, states))
+        else:
+            encoders = default_encoders(field.modality)
+        pairs = [
+            (self._specs[name], encoder)
+            for encoder in encoders
+            if (name := view_name(field.name, encoder)) in self._specs
+        ]
+        for spec, encoder in pairs:
+            if spec.encoder_id != encoder.encoder_id:
+                raise ModelRefused(
+                    f"the model of {self.contract.domain!r} reads view {spec.name!r} as encoded by {spec.encoder_id!r}, "
+                    f"but this installation has {encoder.encoder_id!r}. Adapt the domain again with this installation.",
+                    view=spec.name,
+                )
+        return pairs
+
+    @cached_property
+    def _specs(self) -> "dict[str, ViewSpec]":
+        return {spec.name: spec for spec in self.model.views}
+
+    def _contents(self, rows: Sequence[Row], field: View) -> list[Any]:
+        """Return what an encoder takes for each row, None where the field is missing."""
+        if field.modality == "text":
+            from tasks.content import clean_text
+
+            return [clean_text(_text(row.get(field.name))) for row in rows]
+        if field.modality in MEDIA_ROLES:
+            return self._decoded([row.get(field.name) for row in rows], field)
+        return [_table_row(row, field.columns) for row in rows]
+
+    def _decoded(self, values: Sequence[Any], field: View) -> list[Any]:
+        from tasks.decode import decode_many, limits_of
+
+        present = {number: _from_base64(value, field.name) for number, value in enumerate(values) if _is_given(value)}
+        refs = [(hashlib.sha256(content).hexdigest(), content) for content in present.values()]
+        decoded = decode_many(refs, field.modality, limits_of(self.contract.column(field.name)))
+        contents: list[Any] = [None] * len(values)
+        for number, content in zip(present, decoded, strict=True):
+            if isinstance(content, MediaRefused):
+                raise content
+            contents[number] = content
+        return contents
+
+
+def _encode(contents: Sequence[Any], encoder: "Encoder", spec: "ViewSpec") -> "tuple[Tensor, Tensor]":
+    import torch
+
+    is_present = np.array([content is not None for content in contents])
+    matrix = np.zeros((len(contents), spec.dim), np.float32)
+    if is_present.any():
+        matrix[is_present] = encoder.encode([content for content in contents if content is not None])
+    return torch.from_numpy(matrix), torch.from_numpy(is_present)
+
+
+def _table_row(row: Row, columns: Sequence[str]) -> dict[str, Any] | None:
+    values = {name: row.get(name) if _is_given(row.get(name)) else None for name in columns}
+    return values if any(value is not None for value in values.values()) else None
+
+
+def _is_given(value: Any) -> bool:
+    """Say whether a value is there; a data frame shows missing ones as NaN."""
+    return value is not None and value != "" and not (isinstance(value, float) and math.isnan(value))
+
+
+def _text(value: Any) -> str | None:
+    return str(value) if _is_given(value) else None
+
+
+def _from_base64(value: Any, column: str) -> bytes:
+    try:
+        return base64.b64decode(value, validate=True)
+    except (binascii.Error, TypeError, ValueError) as exc:
+        raise ContractError(
+            f"column {column!r} of the request must hold the bytes of a file as base64, but it does not ({exc}).",
+            column=column,
+        ) from exc
