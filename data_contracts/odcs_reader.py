@@ -115,7 +115,7 @@ class ContractReader:
         contract = Contract(
             domain=domain,
             version=model.version or self.refuse("version", "is missing", "Give one, for example 1.0.0."),
-            description=model.description.purpose if model.description else None,
+            description=(model.description.purpose or None) if model.description else None,
             server=self.server(server, raw_server),
             columns=tuple(column for column, _ in pairs),
             batch_rules=tuple(rules),
@@ -163,8 +163,8 @@ class ContractReader:
             self.refuse(where, f"type {server.type!r} is not supported", "Use type local and a path or URI.")
         if server.format not in get_args(Format):
             self.refuse(where, f"format {server.format!r} is not supported", f"Use one of {_names(get_args(Format))}.")
-        if not server.path:
-            self.refuse(where, "has no path", "Give the table's path relative to the source directory.")
+        if not server.path or "\x00" in server.path:
+            self.refuse(where, "has no usable path", "Give the table's path relative to the source directory.")
         return Server(path=server.path, format=cast(Format, server.format))
 
     def properties(self, table: SchemaObject, raw: dict[str, Any]) -> Iterator[tuple[SchemaProperty, dict[str, Any]]]:
@@ -200,7 +200,7 @@ class ContractReader:
             logical_type=logical_type,
             role=role,
             language=self.language(where, custom),
-            description=model.description,
+            description=model.description or None,
             rules=Rules(**rules),
         )
         return column, [rule for rule in batch_rules if rule is not None]

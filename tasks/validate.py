@@ -289,4 +289,5 @@ def _judgement(found: Any, contract: Contract) -> Judgement:
 def _message(failure: dict[str, Any]) -> str:
     """Find the message in an exception_info, which is that of one exception or of several by metric."""
     several = [info for info in failure.values() if isinstance(info, dict)] or [failure]
-    return "; ".join(" ".join(str(info.get("exception_message", info)).split()) for info in several)
+    messages = [" ".join(str(info.get("exception_message", info)).split()).rstrip(".") for info in several]
+    return "; ".join(dict.fromkeys(messages))

@@ -45,6 +45,6 @@ schema:
 """
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def shop_yaml() -> str:
     return SHOP

@@ -5,7 +5,7 @@ import json
 import jsonschema
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from open_data_contract_standard.model import OpenDataContractStandard
 
@@ -101,7 +101,7 @@ TITLE = 'logicalTypeOptions: {maxLength: 500, pattern: "^[^<]"}'
         ("type: local", "type: s3", "type 's3' is not supported"),
         ("format: csv", "format: avro", "format 'avro' is not supported"),
         ("format: csv", "format: csv, delimiter: ';'", "'delimiter' is not supported"),
-        ("path: shop/items.csv, ", "", "server 'local': has no path"),
+        ("path: shop/items.csv, ", "", "server 'local': has no usable path"),
         ("value: image", "value: hologram", "column 'picture': modality 'hologram' is unknown"),
         ("{property: modality, value: image}, ", "", "column 'picture': has no modality"),
         ("property: maxPixels", "property: maxVoxels", "customProperty 'maxVoxels' is unknown"),
@@ -223,3 +223,32 @@ def test_every_field_of_the_standard_is_either_read_or_refused(shop_yaml):
 def _anything(field: str) -> object:
     lists = {"roles": [{"role": "r"}], "slaProperties": [{"property": "p"}], "customProperties": [{"property": "p"}]}
     return lists.get(field, "x")
+
+
+ODD = st.sampled_from(
+    [None, True, 0, -1, 1.5, float("inf"), "", "x", "\x00", [], [None], {}, {"a": 1}, [[]], [{}], {1: 2}]
+)
+
+
+def _places(node: object, path: tuple[object, ...] = ()) -> list[tuple[object, ...]]:
+    entries = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    return [path, *(place for key, value in entries for place in _places(value, (*path, key)))]
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_a_damaged_contract_is_read_or_refused_and_never_crashes(shop_yaml, data):
+    document = yaml.safe_load(shop_yaml)
+    *parents, last = data.draw(st.sampled_from(_places(document)[1:]))
+    node = document
+    for key in parents:
+        node = node[key]
+    if data.draw(st.booleans()):
+        del node[last]
+    else:
+        node[last] = data.draw(ODD)
+    try:
+        contract = parse_contract(yaml.safe_dump(document), "damaged.yaml")
+    except ContractInvalid:
+        return
+    assert parse_contract(dump_contract(contract), "again") == contract
