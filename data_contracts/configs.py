@@ -33,6 +33,7 @@ class MetaTrainConfig(Config):
     exclude_classes: tuple[str, ...] = Field(default=(), description="classes kept out of training, for honest tests")
     learners: tuple[str, ...] = Field(default=("metric",), min_length=1)
     train: TrainConfig = TrainConfig()
+    tolerance: float = Field(default=0.01, ge=0, description="accuracy a new prior may lose against the champion")
 
 
 class AdaptConfig(Config):

@@ -93,6 +93,61 @@ class AdaptReport(Report):
     seconds: float
 
 
+class Score(Report):
+    """How good one classifier is on the labelled items kept for testing."""
+
+    accuracy: float
+    ci95: float = Field(description="half-width of the 95 % Wilson interval")
+    nll: float = Field(description="mean negative log-likelihood, nats")
+    ece: float = Field(description="expected calibration error")
+
+
+class AdaptOutcome(AdaptReport):
+    """Everything that adapting to one domain gave; the report is what a script is promised."""
+
+    nll: float
+    ece: float
+    tested: int = Field(description="labelled items the model was judged on; it has not seen them")
+    decision: str = Field(description="promote, hold or ask")
+    why: str
+    baselines: dict[str, Score] = Field(description="reference classifiers on the same support and test items")
+    is_new: bool = Field(description="false: this version was registered before from the same labels and prior")
+
+
+class TrainReport(Report):
+    """What meta-training gave."""
+
+    model: str
+    version: str
+    alias: str | None = Field(description="champion, or None if it was held back")
+    learner: str
+    domains: tuple[str, ...]
+    classes: int = Field(description="classes trained or validated on")
+    validation_accuracy: float = Field(description="on episodes of classes that were not trained on")
+    untrained_accuracy: float = Field(description="of the same learner before training, on the same episodes")
+    champion_accuracy: float | None = Field(description="of the prior that was champion; None: there was none")
+    why: str
+    is_new: bool = Field(description="false: this version was registered before from the same data and config")
+    seconds: float
+
+
+class ScoreReport(Report):
+    """What scoring every item of a domain gave; the rows are in the table `predictions`."""
+
+    domain: DomainName
+    score_id: str
+    model: str
+    version: str
+    rung: str = Field(description="step of the fallback ladder that answered")
+    items: int
+    abstained: int
+    anomalies: int
+    clusters: int
+    labels: dict[str, int] = Field(description="predicted label to number of items, abstentions left out")
+    is_new: bool = Field(description="false: these items were scored by this version before")
+    seconds: float
+
+
 class BenchmarkRow(Report):
     """One learner at one shot on one class split, over all test domains and episodes."""
 

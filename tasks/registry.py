@@ -72,7 +72,7 @@ def save_prior(
     learner: "MetaLearner", *, card: str, tags: Mapping[str, str], context: Mapping[str, Any] | None = None
 ) -> ModelRef:
     """Register a new version of the prior, inside the open `tracked_run` if there is one."""
-    return _save(PRIOR, Package(learner.config(), learner.state_dict(), card, context or {}), tags)
+    return _save(PRIOR, Package(learner.config(), learner.weights(), card, context or {}), tags)
 
 
 def save_domain_model(

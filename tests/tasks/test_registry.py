@@ -26,7 +26,7 @@ class Numbers:
     def config(self) -> dict[str, Any]:
         return {"kind": self.kind, **self.options}
 
-    def state_dict(self) -> dict[str, torch.Tensor]:
+    def weights(self) -> dict[str, torch.Tensor]:
         return self.values
 
 
