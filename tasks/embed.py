@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from data_contracts.names import Modality
 from data_contracts.reports import EmbedReport, ViewReport
 from data_contracts.tables import EMBEDDINGS, ENCODER_STATES
 from tasks.content import content_hashes, contents
+from tasks.decode import decode_many, limits_of
 from tasks.encoders import Encoder, default_encoders, view_name
 from tasks.encoders.tabular import TabularEncoder
 from tasks.lake import Lake, Snapshot
@@ -186,17 +188,15 @@ def _loaded(
     media: MediaStore, contract: Contract, items: pa.Table, view: View, hashes: Sequence[str], batch_size: int
 ) -> Iterator[dict[str, Any]]:
     """Yield decoded contents by hash, a batch at a time; None for media that cannot be decoded."""
-    if view.modality in ("text", "tabular"):
+    loaded: Iterator[Any]
+    if view.modality == "text" or view.modality == "tabular":
         known = dict(zip(content_hashes(items, view), contents(items, view), strict=True))
-        for batch in _shards(hashes, batch_size):
-            yield {sha: known[sha] for sha in batch}
-        return
-    from tasks.decode import decode_many, limits_of
-
-    limits = limits_of(contract.column(view.name))
+        loaded = (known[sha] for sha in hashes)
+    else:
+        files = ((sha, media.get(sha)) for sha in hashes)
+        loaded = decode_many(files, view.modality, limits_of(contract.column(view.name)))
     for batch in _shards(hashes, batch_size):
-        refs = [(sha, media.get(sha)) for sha in batch]
-        decoded = decode_many(refs, view.modality, limits)
+        decoded = list(islice(loaded, len(batch)))
         yield {
             sha: None if isinstance(content, MediaRefused) else content
             for sha, content in zip(batch, decoded, strict=True)

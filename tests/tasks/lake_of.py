@@ -9,7 +9,8 @@ from data_contracts.arrow_schema import items_schema
 from data_contracts.contract import Column, Contract, Server
 from data_contracts.names import items_table
 from data_contracts.odcs import dump_contract
-from data_contracts.tables import LABELS, PLATFORM_TABLES
+from data_contracts.tables import LABELS
+from tasks.contracts import put_in_force
 from tasks.lake import Lake
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -34,8 +35,7 @@ def add_items(lake: Lake, contract: Contract, rows: dict[str, dict[str, Any]], *
     schema = items_schema(contract)
     table = pa.Table.from_pylist([{"item_id": item, **row, **own} for item, row in rows.items()], schema=schema)
     lake.append(items_table(contract.domain), table)
-    stored = {"domain": contract.domain, "version": contract.version, "yaml": dump_contract(contract), "at": at}
-    lake.append("contracts", pa.Table.from_pylist([stored], schema=PLATFORM_TABLES["contracts"][0]))
+    put_in_force(lake, contract, dump_contract(contract))
     return contract
 
 

@@ -75,7 +75,7 @@ def test_view_that_no_item_has_is_left_out(lake, media):
 
 
 def test_unknown_domain_is_named(lake, pets):
-    with pytest.raises(UnknownDomain, match=r"no domain 'dogs'; domains there: pets"):
+    with pytest.raises(UnknownDomain, match="no domain 'dogs'"):
         load_domain(lake, "dogs")
 
 
