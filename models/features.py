@@ -1,10 +1,12 @@
 """Stored embeddings of one domain, as every learner sees them."""
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import normalize
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,18 @@ class DomainData:
     def __len__(self) -> int:
         return len(self.item_ids)
 
+    @cached_property
+    def means(self) -> dict[str, Float[Tensor, " _"]]:
+        """Mean of each view's unit-norm features over the items that have it; labels play no part."""
+        return {
+            view.name: normalize(self.features[view.name][self.presence[:, number]], dim=-1).mean(0)
+            for number, view in enumerate(self.views)
+        }
+
+    def view_number(self, name: str) -> int:
+        """Return the position of a view among `views` (ValueError if there is none)."""
+        return [view.name for view in self.views].index(name)
+
     def take(self, rows: Int[Tensor, " row"]) -> "DomainData":
         """Return the given items only, in the given order; classes stay as they are."""
         return replace(
@@ -46,6 +60,19 @@ class DomainData:
             labels=self.labels[rows],
             item_ids=tuple(self.item_ids[row] for row in rows.tolist()),
         )
+
+    def with_presence(self, presence: Bool[Tensor, "item view"]) -> "DomainData":
+        """Return the same items with some views hidden; the means stay those of all items."""
+        hidden = replace(
+            self,
+            presence=presence,
+            features={
+                view.name: self.features[view.name] * presence[:, number, None]
+                for number, view in enumerate(self.views)
+            },
+        )
+        hidden.__dict__["means"] = self.means
+        return hidden
 
     def with_classes(self, classes: tuple[str, ...]) -> "DomainData":
         """Return the same items with only `classes` labelled; every other label becomes -1."""

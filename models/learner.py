@@ -1,10 +1,10 @@
 """What every meta-learner and every adapted model offers, whichever family it belongs to."""
 
-from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.episodes import EpisodeBatch
 from models.features import DomainData, ViewSpec
@@ -14,7 +14,7 @@ from models.features import DomainData, ViewSpec
 class DomainModel(Protocol):
     """A model adapted to one domain: small, self-contained, needing no prior to predict."""
 
-    kind: str
+    kind: ClassVar[str]
     classes: tuple[str, ...]
     views: tuple[ViewSpec, ...]
 
@@ -44,7 +44,15 @@ class DomainModel(Protocol):
 class MetaLearner(Protocol):
     """A prior over domains: trained on episodes of many domains, adapted to one from a few labels."""
 
-    kind: str
+    kind: ClassVar[str]
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Return what the outer loop trains."""
+        ...
+
+    def fit_statistics(self, domains: Sequence[DomainData], classes: tuple[str, ...]) -> None:
+        """Fit what needs no gradient on `classes`; the outer loop then trains on episodes of other classes."""
+        ...
 
     def meta_loss(self, episodes: EpisodeBatch) -> Float[Tensor, ""]:
         """Return the loss of the outer loop on a batch of episodes."""
@@ -62,6 +70,6 @@ class MetaLearner(Protocol):
         """Return what rebuilds the architecture, as JSON."""
         ...
 
-    def state_dict(self) -> Mapping[str, Tensor]:
+    def weights(self) -> dict[str, Tensor]:
         """Return the numbers that fill it."""
         ...

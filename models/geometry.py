@@ -1,0 +1,115 @@
+"""Where items lie before any label is seen: centring by domain, whitening within classes, averaging with neighbours.
+
+Every step has a strength, and at strength zero leaves items where they are, so that a learner built on these starts
+as nearest centroid and departs from it only as far as training on other domains and classes supports.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from models.features import DomainData
+
+SHRINKAGE = 0.5
+"""Weight of the identity in the within-class covariance (Ledoit and Wolf, 2004, with a fixed intensity)."""
+
+
+def centre(
+    features: Float[Tensor, "item dim"], mean: Float[Tensor, " dim"], is_present: Bool[Tensor, " item"]
+) -> Float[Tensor, "item dim"]:
+    """Return unit-norm items about their domain's mean; zero where the view is absent."""
+    return normalize(normalize(features, dim=-1) - mean, dim=-1) * is_present.unsqueeze(-1)
+
+
+def centred_views(domain: DomainData, rows: Int[Tensor, " row"]) -> dict[str, Float[Tensor, "row _"]]:
+    """Return every view of the given rows, centred by the domain's own unlabelled mean."""
+    return {
+        view.name: centre(domain.features[view.name][rows], domain.means[view.name], domain.presence[rows, number])
+        for number, view in enumerate(domain.views)
+    }
+
+
+@dataclass(frozen=True)
+class WithinClassBasis:
+    """Leading directions of one encoder's within-class scatter, and how much they exceed the rest.
+
+    With `S = U diag(l) Uᵀ` shrunk to `(1 - s) S / mean(l) + s I`, all but the leading directions have a ratio near 1
+    to `s`; keeping the leading ones makes whitening cost `dim x rank` instead of `dim x dim`.
+    """
+
+    directions: Float[Tensor, "dim rank"]
+    ratios: Float[Tensor, " rank"]
+
+    def whiten(self, items: Float[Tensor, "item dim"], power: Float[Tensor, ""]) -> Float[Tensor, "item dim"]:
+        """Shrink the leading directions by `ratios ** (-power / 2)`: 0 changes nothing, 1 whitens fully."""
+        gain = self.ratios ** (-power / 2) - 1
+        return normalize(items + ((items @ self.directions) * gain) @ self.directions.T, dim=-1)
+
+
+def fit_bases(
+    domains: Sequence[DomainData], classes: tuple[str, ...], *, rank: int = 128
+) -> dict[str, WithinClassBasis]:
+    """Pool the within-class scatter of `classes` over `domains`, for each encoder that several items share.
+
+    Encoders with fewer labelled items than twice the rank are left out: their scatter would be noise.
+    """
+    scatter: dict[str, Tensor] = {}
+    freedom: dict[str, int] = {}
+    for domain in domains:
+        labels = domain.with_classes(classes).labels
+        for number, view in enumerate(domain.views):
+            rows = ((labels >= 0) & domain.presence[:, number]).nonzero().flatten()
+            items = centre(domain.features[view.name][rows], domain.means[view.name], domain.presence[rows, number])
+            members = torch.nn.functional.one_hot(labels[rows], len(classes)).to(items.dtype)
+            counts = members.sum(0).clamp(min=1)
+            spread = items - members @ ((members.T @ items) / counts[:, None])
+            scatter[view.encoder_id] = scatter.get(view.encoder_id, 0) + spread.T @ spread
+            freedom[view.encoder_id] = freedom.get(view.encoder_id, 0) + len(rows) - int((members.sum(0) > 0).sum())
+    return {
+        encoder_id: _leading_directions(matrix / freedom[encoder_id], rank)
+        for encoder_id, matrix in scatter.items()
+        if freedom[encoder_id] >= 2 * rank
+    }
+
+
+def _leading_directions(covariance: Float[Tensor, "dim dim"], rank: int) -> WithinClassBasis:
+    values, vectors = torch.linalg.eigh(covariance)
+    shrunk = (1 - SHRINKAGE) * values / values.mean() + SHRINKAGE
+    return WithinClassBasis(vectors[:, -rank:].flip(1).contiguous(), (shrunk[-rank:].flip(0) / SHRINKAGE).clamp(min=1))
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Each row's nearest items of a reference pool, with attention that sums to 1 (0 where a row has no view)."""
+
+    pool_rows: Int[Tensor, "row neighbour"]
+    attention: Float[Tensor, "row neighbour"]
+
+    def average(self, pool: Float[Tensor, "pool dim"]) -> Float[Tensor, "row dim"]:
+        """Return the attention-weighted mean of each row's neighbours."""
+        return torch.einsum("rn,rnd->rd", self.attention, pool[self.pool_rows])
+
+
+def find_neighbours(
+    rows: Mapping[str, Float[Tensor, "row _"]],
+    pool: Mapping[str, Float[Tensor, "pool _"]],
+    weights: Mapping[str, float],
+    is_same: Bool[Tensor, "row pool"],
+    *,
+    count: int = 10,
+    temperature: float = 0.1,
+) -> Neighbours:
+    """Find the nearest pool items by weighted cosine over the views both have; an item is not its own neighbour."""
+    own, others = _weighted(rows, weights), _weighted(pool, weights)
+    similarity = (normalize(own, dim=-1) @ normalize(others, dim=-1).T).masked_fill(is_same, -torch.inf)
+    best = similarity.topk(min(count, similarity.shape[1]), dim=1)
+    attention = torch.where(best.values > 0, best.values / temperature, -torch.inf).softmax(-1)
+    return Neighbours(best.indices, attention.nan_to_num(0.0))
+
+
+def _weighted(views: Mapping[str, Float[Tensor, "row _"]], weights: Mapping[str, float]) -> Float[Tensor, "row dim"]:
+    return torch.cat([weights[name] ** 0.5 * items for name, items in views.items()], dim=-1)

@@ -1,0 +1,84 @@
+"""Episodes as similarities: one Gram matrix per view, whatever the encoder or its dimension.
+
+Prototypes, distances, logistic regression and separability are all functions of these matrices, so what is built on
+them takes views and encoders it has never met. A whole batch of episodes shares one Gram matrix over its distinct rows.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from models.episodes import EpisodeBatch
+
+
+@dataclass(frozen=True)
+class EpisodeGrams:
+    """Similarities within the support and from queries to support, for every view; rows of absent views are zero."""
+
+    support: Float[Tensor, "batch view support support"]
+    cross: Float[Tensor, "batch view query support"]
+    support_presence: Bool[Tensor, "batch view support"]
+    query_presence: Bool[Tensor, "batch view query"]
+    membership: Float[Tensor, "batch support way"]
+
+    @property
+    def shots(self) -> Float[Tensor, " batch"]:
+        """Mean number of support items per class that has any."""
+        counts = self.membership.sum(1)
+        return counts.sum(1) / (counts > 0).sum(1).clamp(min=1)
+
+    def fused(
+        self, weights: Float[Tensor, "batch view"]
+    ) -> tuple[Float[Tensor, "batch support support"], Float[Tensor, "batch query support"]]:
+        """Return the weighted sums over views: the Gram matrices of the concatenated, weighted views."""
+        return (
+            torch.einsum("bv,bvst->bst", weights, self.support),
+            torch.einsum("bv,bvqs->bqs", weights, self.cross),
+        )
+
+
+def gather_grams(
+    views: Mapping[str, Float[Tensor, "row _"]],
+    presence: Bool[Tensor, "row view"],
+    support: Int[Tensor, "batch support"],
+    query: Int[Tensor, "batch query"],
+    membership: Float[Tensor, "batch support way"],
+) -> EpisodeGrams:
+    """Build episodes' Gram matrices from one matrix per view over rows that `support` and `query` index."""
+    gram = torch.stack([items @ items.T for items in views.values()])  # [view, row, row]
+    return EpisodeGrams(
+        support=gram[:, support[:, :, None], support[:, None, :]].movedim(0, 1),
+        cross=gram[:, query[:, :, None], support[:, None, :]].movedim(0, 1),
+        support_presence=presence[support].movedim(2, 1),
+        query_presence=presence[query].movedim(2, 1),
+        membership=membership,
+    )
+
+
+def distinct_rows(
+    episodes: EpisodeBatch,
+) -> tuple[Int[Tensor, " row"], Int[Tensor, "batch support"], Int[Tensor, "batch query"]]:
+    """Return the rows that occur in a batch, once each, and the episodes re-indexed into them."""
+    n_support = episodes.support.shape[1]
+    everything = torch.cat([episodes.support, episodes.query], dim=1)
+    rows, positions = torch.unique(everything, return_inverse=True)
+    return rows, positions[:, :n_support], positions[:, n_support:]
+
+
+def squared_distances(grams: EpisodeGrams) -> Float[Tensor, "batch view query way"]:
+    """Return squared Euclidean distances of queries to prototypes, per view (Snell et al., 2017, eq. 1-2).
+
+    A prototype is the mean of the class's support items that have the view. Where a class has none the distance is the
+    mean over the classes that do, and where the query has none it is zero for all classes: absence favours no class.
+    """
+    members = grams.membership.unsqueeze(1) * grams.support_presence.unsqueeze(-1)  # [batch, view, support, way]
+    counts = members.sum(2)
+    share = members / counts.clamp(min=1).unsqueeze(2)
+    norms = (share * (grams.support @ share)).sum(2)  # squared length of each prototype
+    distance = 1 + norms.unsqueeze(2) - 2 * grams.cross @ share
+    known = (counts > 0).unsqueeze(2)
+    mean = (distance * known).sum(-1, keepdim=True) / known.sum(-1, keepdim=True).clamp(min=1)
+    return torch.where(known, distance, mean) * grams.query_presence.unsqueeze(-1)

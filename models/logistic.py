@@ -1,0 +1,55 @@
+"""Multinomial logistic regression for many small problems at once, from Gram matrices alone.
+
+Minimises `½‖W‖² + C Σ_i cross_entropy(x_i W + b, y_i)` with a free intercept, the objective of scikit-learn's
+`LogisticRegression(C=C)`. By the representer theorem `W = Xᵀ A`, so only `K = X Xᵀ` is needed: the cost depends on
+the number of support items, not on the dimension, and views can be combined by adding their Gram matrices.
+Solved by accelerated gradient descent in the function space (Nesterov, 1983), with a step that K's row sums bound.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+class DualWeights(NamedTuple):
+    """`logits = K[query, support] @ dual + intercept`."""
+
+    dual: Float[Tensor, "batch support way"]
+    intercept: Float[Tensor, "batch way"]
+
+    def logits(self, cross: Float[Tensor, "batch query support"]) -> Float[Tensor, "batch query way"]:
+        """Return logits of queries from their Gram matrix with the support."""
+        return torch.baddbmm(self.intercept.unsqueeze(1), cross, self.dual)
+
+
+def fit_logistic(
+    gram: Float[Tensor, "batch support support"],
+    targets: Float[Tensor, "batch support way"],
+    inverse_penalty: float | Float[Tensor, ""] = 1.0,
+    *,
+    steps: int = 100,
+) -> DualWeights:
+    """Fit one classifier per problem; a row of zeros in `targets` is padding and has no influence.
+
+    `inverse_penalty` is scikit-learn's C. A hundred steps bring probabilities within 1e-3 of the optimum for unit-norm
+    features and C up to 10.
+    """
+    weight = targets.sum(-1, keepdim=True)  # 0 for padding
+    inverse_penalty = torch.as_tensor(inverse_penalty, dtype=gram.dtype)
+    smoothness = 0.5 * inverse_penalty * gram.abs().sum(-1).amax(-1)[:, None, None]
+    rate = 1 / (1 + smoothness)
+    momentum = (1 + smoothness).sqrt()
+    momentum = (momentum - 1) / (momentum + 1)
+    rate_intercept = 2 / weight.sum(1).clamp(min=1)  # [batch, 1]
+    dual = ahead = torch.zeros_like(targets)
+    intercept = intercept_ahead = targets.new_zeros(len(targets), targets.shape[-1])
+    for _ in range(steps):
+        logits = torch.baddbmm(intercept_ahead.unsqueeze(1), gram, ahead)
+        residual = weight * logits.softmax(-1) - targets
+        previous, dual = dual, ahead - rate * (ahead + inverse_penalty * residual)
+        ahead = dual + momentum * (dual - previous)
+        before, intercept = intercept, intercept_ahead - 0.5 * rate_intercept * residual.sum(1)
+        intercept_ahead = intercept + momentum.squeeze(-1) * (intercept - before)
+    return DualWeights(dual, intercept)

@@ -1,0 +1,1 @@
+"""Metric-based meta-learning: classes are regions of a learned space."""

@@ -1,0 +1,57 @@
+"""How good predictions are, and how sure of that one may be."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+class Estimate(NamedTuple):
+    """A mean and the half-width of its 95 % interval."""
+
+    mean: float
+    ci95: float
+
+
+def estimate(values: Float[Tensor, " episode"]) -> Estimate:
+    """Mean over independent episodes with its normal 95 % interval."""
+    spread = values.double().std().item() if len(values) > 1 else 0.0
+    return Estimate(values.double().mean().item(), 1.96 * spread / math.sqrt(len(values)))
+
+
+def accuracy_per_episode(
+    log_probabilities: Float[Tensor, "episode query way"], labels: Int[Tensor, "episode query"]
+) -> Float[Tensor, " episode"]:
+    """Share of right answers in each episode; queries labelled -1 do not count."""
+    counts = labels >= 0
+    right = (log_probabilities.argmax(-1) == labels) & counts
+    return right.sum(1) / counts.sum(1).clamp(min=1)
+
+
+def negative_log_likelihood(
+    log_probabilities: Float[Tensor, "*batch way"], labels: Int[Tensor, "*batch"]
+) -> Float[Tensor, ""]:
+    """Mean NLL in nats; queries labelled -1 do not count."""
+    return torch.nn.functional.cross_entropy(log_probabilities.flatten(0, -2), labels.flatten(), ignore_index=-1)
+
+
+def expected_calibration_error(
+    probabilities: Float[Tensor, "item way"], labels: Int[Tensor, " item"], *, bins: int = 15
+) -> float:
+    """Mean gap between confidence and accuracy over equal-width bins (Guo et al., 2017, eq. 3)."""
+    confidence, predicted = probabilities.max(-1)
+    right = (predicted == labels).double()
+    bin_number = (confidence * bins).long().clamp(max=bins - 1)
+    gap = torch.zeros(bins, dtype=torch.double).index_add(0, bin_number, confidence.double() - right)
+    return gap.abs().sum().item() / max(len(labels), 1)
+
+
+def wilson_interval(right: int, total: int) -> Estimate:
+    """Accuracy on `total` items and the half-width of its 95 % Wilson score interval (Wilson, 1927)."""
+    if total == 0:
+        return Estimate(0.0, 1.0)
+    z, share = 1.96, right / total
+    half = z * math.sqrt(share * (1 - share) / total + z**2 / (4 * total**2)) / (1 + z**2 / total)
+    return Estimate(share, half)

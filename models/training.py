@@ -1,0 +1,219 @@
+"""The one outer loop, whichever learner it trains.
+
+Classes are split three ways. Some are held out to validate on. The rest form two folds: statistics that need no
+gradient are fitted on one fold while episodes are drawn from the other, and the folds take turns, because a learner
+that meets in its episodes the very classes its statistics were fitted on learns to trust them too much. The state that
+does best on the validation classes wins, and the untrained state takes part in that contest.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from data_contracts.configs import TrainConfig
+from data_contracts.errors import EpisodeTooSmall
+from models.episodes import EpisodeBatch, EpisodeSampler
+from models.features import DomainData
+from models.learner import MetaLearner
+from models.metrics import accuracy_per_episode
+
+VALIDATION_EPISODES = 40
+EPISODE_CLASSES = 16
+"""Episodes of one step draw from this many classes, so that they share most of their rows."""
+
+
+@dataclass(frozen=True)
+class TrainProgress:
+    """Where the loop stands after a step; `validation_accuracy` is None between looks."""
+
+    step: int
+    loss: float | None
+    validation_accuracy: float | None
+    state: dict[str, Any] = field(repr=False)
+    """Everything needed to go on from here, or to stop: tensors, numbers and lists only."""
+
+
+@dataclass(frozen=True)
+class ClassSplit:
+    """Which classes episodes, statistics and validation may use."""
+
+    folds: tuple[tuple[str, ...], tuple[str, ...]]
+    validation: tuple[str, ...]
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """Every training class."""
+        return (*self.folds[0], *self.folds[1], *self.validation)
+
+
+def split_classes(domains: Sequence[DomainData], config: TrainConfig) -> ClassSplit:
+    """Split the classes that some domain can draw an episode from.
+
+    Raises:
+        EpisodeTooSmall: there are too few classes for two folds and validation.
+    """
+    needed = max(config.shots) + 1
+    usable = sorted({name for domain in domains for name in large_classes(domain, needed)})
+    n_validation = max(config.n_way, round(config.validation_fraction * len(usable)))
+    if len(usable) - n_validation < 2 * config.n_way:
+        raise EpisodeTooSmall(
+            f"meta-training needs at least {3 * config.n_way} classes with {needed} labelled items each for "
+            f"{config.n_way}-way episodes (two folds and validation); the {len(domains)} training domains have "
+            f"{len(usable)}. Label more items, or train with fewer ways or shots.",
+            classes=len(usable),
+        )
+    order = torch.randperm(len(usable), generator=torch.Generator().manual_seed(config.seed)).tolist()
+    shuffled = [usable[number] for number in order]
+    rest = shuffled[n_validation:]
+    return ClassSplit((tuple(rest[0::2]), tuple(rest[1::2])), tuple(shuffled[:n_validation]))
+
+
+def large_classes(domain: DomainData, n_items: int) -> tuple[str, ...]:
+    """Return the classes of a domain with at least `n_items` labelled items."""
+    sizes = torch.bincount(domain.labels[domain.labels >= 0], minlength=len(domain.classes)).tolist()
+    return tuple(name for name, size in zip(domain.classes, sizes, strict=True) if size >= n_items)
+
+
+def train(
+    learner: MetaLearner, domains: Sequence[DomainData], config: TrainConfig, state: dict[str, Any] | None = None
+) -> Iterator[TrainProgress]:
+    """Train `learner` in place and report after every step; afterwards it is in its best state.
+
+    Give the `state` of an earlier report to go on from there: the result is the same as without the interruption.
+
+    Raises:
+        EpisodeTooSmall: the domains have too few classes or items for the episodes asked for.
+    """
+    run = _Run(learner, domains, config)
+    if state is None:
+        run.validate(0)
+        yield run.progress(0, None)
+    else:
+        run.restore(state)
+    for step in range(run.step + 1, config.steps + 1):
+        loss = run.advance(step)
+        yield run.progress(step, loss)
+    run.finish()
+
+
+class _Run:
+    def __init__(self, learner: MetaLearner, domains: Sequence[DomainData], config: TrainConfig) -> None:
+        self.learner, self.domains, self.config = learner, domains, config
+        self.split = split_classes(domains, config)
+        self.parameters = list(learner.parameters())
+        self.optimiser = torch.optim.Adam(self.parameters, lr=config.learning_rate)
+        self.generator = torch.Generator().manual_seed(config.seed)
+        self.validation_episodes = self._validation_episodes()
+        self.step, self.fold = 0, -1
+        self.best_accuracy, self.best_step = -1.0, 0
+        self.best = self._snapshot()
+        self.last_accuracy: float | None = None
+        self._statistics_of(0)
+
+    def advance(self, step: int) -> float:
+        self._statistics_of((step // self.config.validate_every) % 2)
+        loss = self.learner.meta_loss(self._episodes())
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.config.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - 1) / self.config.steps))
+        self.optimiser.zero_grad(set_to_none=True)
+        if loss.requires_grad:
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+            self.optimiser.step()
+        self.step, self.last_accuracy = step, None
+        if step % self.config.validate_every == 0 or step == self.config.steps:
+            self.validate(step)
+        return float(loss.detach())
+
+    def validate(self, step: int) -> None:
+        with torch.no_grad():
+            right = [
+                accuracy_per_episode(self.learner.log_probabilities(episodes), episodes.query_labels)
+                for episodes in self.validation_episodes
+            ]
+        self.last_accuracy = torch.cat(right).mean().item()
+        if self.last_accuracy > self.best_accuracy:
+            self.best_accuracy, self.best_step, self.best = self.last_accuracy, step, self._snapshot()
+
+    def finish(self) -> None:
+        for parameter, value in zip(self.parameters, self.best, strict=True):
+            parameter.data.copy_(value)
+        self.learner.fit_statistics(self.domains, self.split.all)
+
+    def progress(self, step: int, loss: float | None) -> TrainProgress:
+        return TrainProgress(step, loss, self.last_accuracy, self._state())
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.step, self.best_accuracy, self.best_step = state["step"], state["best_accuracy"], state["best_step"]
+        self.best = state["best"]
+        for parameter, value in zip(self.parameters, state["parameters"], strict=True):
+            parameter.data.copy_(value)
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.generator.set_state(state["generator"])
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "best_accuracy": self.best_accuracy,
+            "best_step": self.best_step,
+            "best": self.best,
+            "parameters": self._snapshot(),
+            "optimiser": self.optimiser.state_dict(),
+            "generator": self.generator.get_state(),
+        }
+
+    def _snapshot(self) -> list[Tensor]:
+        return [parameter.detach().clone() for parameter in self.parameters]
+
+    def _statistics_of(self, fold: int) -> None:
+        if fold != self.fold:
+            self.learner.fit_statistics(self.domains, self.split.folds[fold])
+            self.fold = fold
+
+    def _episodes(self) -> EpisodeBatch:
+        config, classes = self.config, self.split.folds[1 - self.fold]
+        shot = config.shots[self._draw(len(config.shots))]
+        able = [d for d in self.domains if len(set(large_classes(d, shot + 1)) & set(classes)) >= config.n_way]
+        if not able:
+            raise EpisodeTooSmall(
+                f"no training domain has {config.n_way} classes with {shot + 1} labelled items each within one fold of "
+                f"{len(classes)} classes. Label more items, or train with fewer ways or shots.",
+                classes=classes,
+            )
+        domain = able[self._draw(len(able))]
+        usable = [name for name in classes if name in large_classes(domain, shot + 1)]
+        chosen = torch.randperm(len(usable), generator=self.generator)[:EPISODE_CLASSES].tolist()
+        sampler = EpisodeSampler(self._dropped(domain), tuple(usable[number] for number in chosen))
+        return sampler.sample(config.meta_batch, config.n_way, shot, config.n_query, self.generator)
+
+    def _dropped(self, domain: DomainData) -> DomainData:
+        """Return the domain with some views of some items hidden, but no item left without any."""
+        if not self.config.view_dropout or len(domain.views) < 2:
+            return domain
+        hidden = torch.rand(domain.presence.shape, generator=self.generator) < self.config.view_dropout
+        kept = domain.presence & ~hidden
+        return domain.with_presence(torch.where(kept.any(1, keepdim=True), kept, domain.presence))
+
+    def _validation_episodes(self) -> list[EpisodeBatch]:
+        generator = torch.Generator().manual_seed(self.config.seed + 1)
+        episodes = []
+        for domain in self.domains:
+            for shot in self.config.shots:
+                sampler = EpisodeSampler(domain, self.split.validation)
+                if len(sampler.usable_classes(shot + 1)) >= self.config.n_way:
+                    draw = (VALIDATION_EPISODES, self.config.n_way, shot, self.config.n_query, generator)
+                    episodes.append(sampler.sample(*draw))
+        if not episodes:
+            raise EpisodeTooSmall(
+                f"no training domain has {self.config.n_way} of the {len(self.split.validation)} validation classes "
+                f"with {min(self.config.shots) + 1} labelled items each. Label more items, or train with fewer ways.",
+                classes=self.split.validation,
+            )
+        return episodes
+
+    def _draw(self, below: int) -> int:
+        return int(torch.randint(below, (1,), generator=self.generator))
