@@ -46,6 +46,9 @@ WORDS = {
     "tool": ("hammer", "saw", "drill", "pliers", "wrench", "chisel", "file", "screwdriver"),
     "colour": ("red", "blue", "green", "yellow", "purple", "orange", "brown", "pink"),
     "weather": ("rain", "snow", "wind", "fog", "hail", "storm", "sunshine", "thunder"),
+    "body": ("hand", "foot", "nose", "ear", "arm", "knee", "tooth", "shoulder"),
+    "music": ("drum", "violin", "piano", "flute", "trumpet", "guitar", "harp", "organ"),
+    "place": ("school", "church", "bridge", "castle", "hospital", "station", "museum", "harbour"),
     "vehicle": ("car", "bus", "train", "bicycle", "ship", "lorry", "tram", "aeroplane"),
 }
 
@@ -61,7 +64,7 @@ def home(tmp_path: Path) -> Iterator[Path]:
 
 
 def write_toys(folder: Path, domain: str = "toys", phrase: str = "a {}") -> Path:
-    """Write a source of 48 good rows in six classes and two bad rows; returns its contract."""
+    """Write a source of 72 good rows in nine classes and two bad rows; returns its contract."""
     folder.mkdir()
     rows = [
         f"{label}-{index},{phrase.format(word)},{len(word) + index},{label}"

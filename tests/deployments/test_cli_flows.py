@@ -18,10 +18,10 @@ ROW = {
 def test_ingest_answers_with_a_ledger_that_balances(metafuse, toys):
     facts = metafuse.run("ingest", "toys", "--contract", toys, "--json").facts
     assert set(facts) == INGEST
-    assert (facts["received"], facts["accepted"], facts["quarantined"], facts["duplicates"]) == (50, 48, 2, 0)
+    assert (facts["received"], facts["accepted"], facts["quarantined"], facts["duplicates"]) == (74, 72, 2, 0)
     assert facts["reasons"] == {"weight:type": 1, "weight:minimum": 1}
     again = metafuse.run("ingest", "toys", "--contract", toys, "--json").facts
-    assert (again["received"], again["duplicates"]) == (50, 50)
+    assert (again["received"], again["duplicates"]) == (74, 74)
     assert again["table_version"] == facts["table_version"]
 
 
@@ -29,7 +29,7 @@ def test_source_is_where_the_contract_path_starts(metafuse, toys, tmp_path):
     moved = tmp_path / "elsewhere.yaml"
     toys.rename(moved)
     facts = metafuse.run("ingest", "toys", "--contract", moved, "--source", toys.parent, "--json").facts
-    assert facts["accepted"] == 48
+    assert facts["accepted"] == 72
 
 
 def test_missing_source_is_refused_and_nothing_is_written(metafuse, toys):
@@ -77,11 +77,11 @@ def test_meta_train_adapt_and_score_answer_with_json(shared):
     assert set(adapted) == ADAPT
     assert adapted["model"] == "metafuse.toys"
     assert adapted["alias"] == "champion"
-    assert adapted["labels"] == 18
+    assert adapted["labels"] == 27
     assert sum(adapted["views"].values()) == pytest.approx(1, abs=1e-3)
     assert shared.run("score", "toys", "--json").code == 0
     counted = shared.run("sql", "SELECT count(*) AS n FROM predictions WHERE domain = 'toys'", "--json").facts
-    assert counted["rows"] == [{"n": 48}]
+    assert counted["rows"] == [{"n": 72}]
 
 
 def test_class_with_fewer_labels_than_asked_is_named(shared):
@@ -93,7 +93,7 @@ def test_class_with_fewer_labels_than_asked_is_named(shared):
 
 
 def test_benchmark_answers_with_every_learner(shared):
-    asked = ("--train", "toys", "--test", "juguetes", "--holdout-fraction", "0.5", "--split-seed", "0,1")
+    asked = ("--train", "toys", "--test", "juguetes", "--holdout-fraction", "0.34", "--split-seed", "0,1")
     size = ("--way", "2", "--shots", "1", "--query", "4", "--episodes", "20", "--steps", "2")
     facts = shared.run("benchmark", *asked, *size, "--json").facts
     assert {row["learner"] for row in facts["rows"]} == {"best_single", "concat_logreg", "tuned_logreg", "metric"}
