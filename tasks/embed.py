@@ -4,42 +4,53 @@ A vector is found again by the hash of its content and the name of its encoder, 
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Float32
+from prefect import task
+from prefect.cache_policies import NO_CACHE
 
 from data_contracts.contract import Contract, View
 from data_contracts.errors import MediaRefused
 from data_contracts.names import Modality
 from data_contracts.reports import EmbedReport, ViewReport
-from data_contracts.tables import EMBEDDINGS, ENCODER_STATES
+from data_contracts.tables import EMBEDDINGS
+from tasks import progress
 from tasks.content import content_hashes, contents
+from tasks.contracts import contract_in_force
 from tasks.decode import decode_many, limits_of
-from tasks.encoders import Encoder, default_encoders, view_name
-from tasks.encoders.tabular import TabularEncoder
-from tasks.lake import Lake, Snapshot
-from tasks.media import MediaStore
+from tasks.encoder_states import encoders_of, put_in_force
+from tasks.encoders import Encoder, view_name
+from tasks.lake import Lake, Snapshot, open_lake
+from tasks.media import MediaStore, open_media
+from tasks.retries import is_transient
 from tasks.vectors import to_vectors
-
-Progress = Callable[[int, int, str], None]
-"""Called with the number of contents done, their total and the view."""
 
 SHARD: dict[Modality, int] = {"text": 4096, "tabular": 4096, "image": 1024, "audio": 256, "video": 32}
 """Distinct contents that are encoded between two commits."""
 PAIR = ("item_id", "content_sha256")
-GROWTH_BEFORE_REFIT = 10
-"""Table columns are fitted again when a domain has grown by this factor."""
 
 
-def embed_domain(
-    lake: Lake, media: MediaStore, contract: Contract, *, on_progress: Progress = lambda done, total, view: None
-) -> EmbedReport:
+@task(
+    name="embed-domain",
+    task_run_name="embed-{domain}",
+    retries=2,
+    retry_delay_seconds=10,
+    retry_condition_fn=is_transient,
+    cache_policy=NO_CACHE,
+)
+def embed(domain: str) -> dict[str, Any]:
+    """Embed the current items of a domain of this home."""
+    lake = open_lake()
+    return embed_domain(lake, open_media(), contract_in_force(lake, domain)).model_dump(mode="json")
+
+
+def embed_domain(lake: Lake, media: MediaStore, contract: Contract) -> EmbedReport:
     """Encode every field of the domain's current items that has no vector yet.
 
     Safe to run again and to stop at any point: each shard of vectors commits whole and at most once.
@@ -51,9 +62,9 @@ def embed_domain(
         plans = _plans(lake, contract.domain, items, view)
         for plan in plans:
             _reuse(lake, plan)
-        _encode(lake, media, contract, items, view, plans, on_progress)
+        _encode(lake, media, contract, items, view, plans)
         for plan in plans:
-            _put_in_force(lake, plan)
+            put_in_force(lake, plan.domain, plan.view, plan.encoder)
             views[plan.view] = plan.report()
     return EmbedReport(domain=contract.domain, views=views, seconds=time.perf_counter() - started)
 
@@ -82,31 +93,6 @@ class _Plan:
 
     def report(self) -> ViewReport:
         return ViewReport(encoder_id=self.encoder.encoder_id, **self.counts)
-
-
-def encoders_of(lake: Lake, domain: str, items: pa.Table, view: View) -> tuple[Encoder, ...]:
-    """Return the encoders of one field of a domain; table columns keep their fitted encoder while it still suits."""
-    if view.modality != "tabular":
-        return default_encoders(view.modality)
-    fitted = stored_tabular_encoder(lake, domain, view.name)
-    if fitted and fitted.columns == view.columns and items.num_rows < GROWTH_BEFORE_REFIT * fitted.fitted_rows:
-        return (fitted,)
-    return (TabularEncoder.fit(items, view.columns),)
-
-
-def stored_tabular_encoder(lake: Lake, domain: str, view: str) -> TabularEncoder | None:
-    """Return the encoder of the domain's table columns that is in force, if one was ever fitted."""
-    states = encoder_states(lake, domain)
-    return TabularEncoder.from_state(states[view]["state_json"]) if view in states else None
-
-
-def encoder_states(lake: Lake, domain: str, *, version: int | None = None) -> dict[str, dict[str, Any]]:
-    """Return the newest row of `encoder_states` for each view of the domain: the encoder in force."""
-    return _newest(lake.read("encoder_states", version=version, where=f"domain = '{domain}'"))
-
-
-def _newest(states: pa.Table) -> dict[str, dict[str, Any]]:
-    return {row["view"]: row for row in states.sort_by("at").to_pylist()}
 
 
 def _plans(lake: Lake, domain: str, items: pa.Table, view: View) -> list[_Plan]:
@@ -153,7 +139,6 @@ def _encode(
     items: pa.Table,
     view: View,
     plans: Sequence[_Plan],
-    on_progress: Progress,
 ) -> None:
     """Encode what is left, shard by shard; a content is loaded once for all encoders of the field."""
     wanted = sorted({sha for plan in plans for sha in plan.missing})
@@ -164,7 +149,7 @@ def _encode(
             for plan, found in zip(plans, vectors, strict=True):
                 found.update(_vectors(plan, batch))
             done += len(batch)
-            on_progress(done, len(wanted), view.name)
+            progress.report(done, len(wanted), f"embed {contract.domain} {view.name}")
         for plan, found in zip(plans, vectors, strict=True):
             _commit(lake, plan, shard, found)
 
@@ -220,19 +205,6 @@ def _append(lake: Lake, plan: _Plan, items: Sequence[str], hashes: Sequence[str]
         return rows.filter(pa.array([pair not in present for pair in zip(items, hashes, strict=True)]))
 
     lake.transact("embeddings", EMBEDDINGS, f"embed/{plan.domain}/{plan.view}/{plan.encoder.encoder_id}", absent)
-
-
-def _put_in_force(lake: Lake, plan: _Plan) -> None:
-    """Make the view's encoder the one that is read, now that every vector of it is in the lake."""
-    state = plan.encoder.state() if isinstance(plan.encoder, TabularEncoder) else "{}"
-    values = (plan.domain, plan.view, plan.encoder.encoder_id, state, datetime.now(UTC))
-    row = pa.Table.from_pylist([dict(zip(ENCODER_STATES.names, values, strict=True))], schema=ENCODER_STATES)
-
-    def if_new(states: Snapshot) -> pa.Table:
-        newest = _newest(states.read(where=f"domain = '{plan.domain}'")).get(plan.view)
-        return row.slice(1) if newest and newest["encoder_id"] == plan.encoder.encoder_id else row
-
-    lake.transact("encoder_states", ENCODER_STATES, f"encoder/{plan.domain}/{plan.view}", if_new)
 
 
 def _shards(values: Sequence[str], size: int) -> list[Sequence[str]]:

@@ -15,7 +15,7 @@ from data_contracts.names import check_domain, items_table
 from models.features import DomainData, ViewSpec
 from tasks.content import content_hashes
 from tasks.contracts import contract_in_force
-from tasks.embed import encoder_states
+from tasks.encoder_states import encoder_states
 from tasks.lake import Lake
 from tasks.vectors import to_matrix
 
@@ -57,8 +57,11 @@ def load_domain(lake: Lake, domain: str, *, versions: Mapping[str, int] | None =
 
 
 def _versions(lake: Lake, domain: str) -> dict[str, int]:
-    """Return the newest version of every table that is read for a domain, if it exists."""
-    tables = (items_table(domain), "contracts", "embeddings", "encoder_states", "labels")
+    """Return the newest version of every table that is read for a domain, if it exists.
+
+    Encoders before embeddings: whatever encoder is in force then, its vectors are in the embeddings read after it.
+    """
+    tables = ("encoder_states", "embeddings", items_table(domain), "contracts", "labels")
     return {table: version for table in tables if (version := lake.version(table)) is not None}
 
 

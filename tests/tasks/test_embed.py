@@ -8,8 +8,9 @@ from tasks import embed
 from tasks.embed import embed_domain
 from tasks.encoders import default_encoders
 from tasks.features import load_domain
-from tasks.lake import Lake
+from tasks.lake import Lake, open_lake
 from tasks.media import MediaStore
+from tasks.progress import listening
 
 CATS = {"1": {"title": "a black cat", "year": 2010}, "2": {"title": "a white cat", "year": 2014}, "3": {"year": 2018}}
 
@@ -62,8 +63,9 @@ def test_content_seen_in_another_domain_is_not_encoded_again(lake, media, cats):
 def test_equal_contents_of_one_domain_are_encoded_once(lake, media):
     twins = add_items(lake, contract_of("twins", TITLE), {"1": {"title": "same"}, "2": {"title": "same"}})
     done = []
-    embed_domain(lake, media, twins, on_progress=lambda *progress: done.append(progress))
-    assert done == [(1, 1, "title")]
+    with listening(lambda *progress: done.append(progress)):
+        embed_domain(lake, media, twins)
+    assert done == [(1, 1, "embed twins title")]
     assert sorted(rows_of(lake, "title")) == ["1", "2"]
 
 
@@ -114,12 +116,12 @@ def test_stopped_run_is_completed_without_doubling(lake, media, monkeypatch):
     monkeypatch.setitem(embed.SHARD, "text", 2)
     many = add_items(lake, contract_of("many", TITLE), {str(item): {"title": f"title {item}"} for item in range(5)})
 
-    def stop(done, total, view):
+    def stop(done, total, what):
         if done == 4:
             raise Stopped
 
-    with pytest.raises(Stopped):
-        embed_domain(lake, media, many, on_progress=stop)
+    with pytest.raises(Stopped), listening(stop):
+        embed_domain(lake, media, many)
     assert len(rows_of(lake, "title")) == 2
     counts = embed_domain(lake, media, many).views["title"]
     assert (counts.present, counts.encoded) == (2, 3)
@@ -131,3 +133,11 @@ def test_runs_at_the_same_time_write_each_vector_once(lake, media, cats):
         list(threads.map(lambda _: embed_domain(lake, media, cats), range(3)))
     assert len(lake.read("embeddings")) == 5
     assert len(lake.read("encoder_states")) == 2
+
+
+def test_task_embeds_a_domain_of_this_home(home):
+    lake = open_lake()
+    add_items(lake, contract_of("cats", TITLE, YEAR), CATS)
+    report = embed.embed.fn("cats")
+    assert report["views"]["title"]["encoded"] == 2
+    assert len(load_domain(lake, "cats")) == 3
