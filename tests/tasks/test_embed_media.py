@@ -1,14 +1,11 @@
 """All five modalities through the media store, the decoders and the encoders."""
 
 import hashlib
-import io
 
-import av
 import numpy as np
 import pytest
-import soundfile
+from clips import clip, picture, tone
 from lake_of import CLIP, FILM, PICTURE, TITLE, YEAR, add_items, contract_of
-from PIL import Image
 
 from tasks.embed import embed_domain
 from tasks.encoders import default_encoders
@@ -17,32 +14,6 @@ from tasks.lake import Lake
 from tasks.media import MediaStore
 
 COLUMNS = (TITLE, YEAR, PICTURE, CLIP, FILM)
-
-
-def png(colour: tuple[int, int, int]) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (64, 48), colour).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def wav(frequency_hz: float) -> bytes:
-    buffer = io.BytesIO()
-    samples = 0.3 * np.sin(2 * np.pi * frequency_hz * np.arange(24_000) / 24_000)
-    soundfile.write(buffer, samples, 24_000, format="WAV")
-    return buffer.getvalue()
-
-
-def mp4(colour: tuple[int, int, int], frames: int = 10) -> bytes:
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4") as container:
-        stream = container.add_stream("mpeg4", rate=10)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        for index in range(frames):
-            pixels = np.full((48, 64, 3), colour, np.uint8)
-            pixels[:, : 6 * index] = 255
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode())
-    return buffer.getvalue()
 
 
 @pytest.fixture
@@ -60,17 +31,11 @@ def put(media: MediaStore, **files: bytes) -> dict[str, str]:
 
 
 def test_all_five_modalities_of_an_item_become_views(lake, media):
+    red = put(media, picture=picture(colour="red"), clip=tone(pitch_hz=440), film=clip(frames=5))
+    blue = put(media, picture=picture(colour="blue"), clip=tone("OGG", pitch_hz=880), film=clip("webm", "vp9"))
     rows = {
-        "1": {
-            "title": "red",
-            "year": 2010,
-            **put(media, picture=png((255, 0, 0)), clip=wav(440), film=mp4((255, 0, 0))),
-        },
-        "2": {
-            "title": "blue",
-            "year": 2014,
-            **put(media, picture=png((0, 0, 255)), clip=wav(880), film=mp4((0, 0, 255))),
-        },
+        "1": {"title": "red", "year": 2010, **red},
+        "2": {"title": "blue", "year": 2014, **blue},
         "3": {"title": "nothing to see or hear"},
     }
     contract = add_items(lake, contract_of("all", *COLUMNS), rows)
@@ -101,7 +66,9 @@ def test_all_five_modalities_of_an_item_become_views(lake, media):
 
 
 def test_stored_vector_is_what_the_encoder_says(lake, media):
-    contract = add_items(lake, contract_of("one", PICTURE), {"1": put(media, picture=png((10, 200, 30)))})
+    contract = add_items(
+        lake, contract_of("one", PICTURE), {"1": put(media, picture=picture(size=(64, 48), colour="#0ac81e"))}
+    )
     embed_domain(lake, media, contract)
     pixels = np.full((48, 64, 3), (10, 200, 30), np.uint8)
     expected = default_encoders("image")[0].encode([pixels])[0]
@@ -109,7 +76,7 @@ def test_stored_vector_is_what_the_encoder_says(lake, media):
 
 
 def test_picture_shared_by_domains_is_encoded_once(lake, media):
-    shared = put(media, picture=png((255, 0, 0)))
+    shared = put(media, picture=picture())
     for domain in ("first", "second"):
         contract = add_items(lake, contract_of(domain, PICTURE), {"1": shared})
         report = embed_domain(lake, media, contract)
@@ -117,7 +84,7 @@ def test_picture_shared_by_domains_is_encoded_once(lake, media):
 
 
 def test_file_that_cannot_be_decoded_leaves_the_others_alone(lake, media):
-    whole = png((255, 0, 0))
+    whole = picture()
     rows = {
         "1": put(media, picture=whole),
         "2": put(media, picture=whole[:60]),
