@@ -35,6 +35,9 @@ CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 KEY_TAG = "metafuse.key"
 """Tag that holds the digest of everything a version was made from; the same key is never registered twice."""
 
+DECISION_TAG = "metafuse.decision"
+"""Tag that holds what the gate said of a version; without it, nothing was decided yet."""
+
 MAX_BYTES = 256 * 1024**2
 """A weights file larger than this is refused unread."""
 
@@ -149,6 +152,15 @@ def aliases(ref: ModelRef) -> tuple[str, ...]:
     client = connect()
     with translated_errors(f"version {ref.version} of model {ref.name!r}"):
         return tuple(client.get_model_version(ref.name, ref.version).aliases)
+
+
+def tag(ref: ModelRef, tags: Mapping[str, str]) -> ModelRef:
+    """Add tags to a version and return it with them."""
+    client = connect()
+    with translated_errors(f"version {ref.version} of model {ref.name!r}"):
+        for name, value in tags.items():
+            client.set_model_version_tag(ref.name, ref.version, name, value)
+    return ref.model_copy(update={"tags": {**ref.tags, **tags}})
 
 
 def set_alias(

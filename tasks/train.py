@@ -1,0 +1,271 @@
+"""Meta-train a prior over domains: read features, train with checkpoints, register, and let the gate decide.
+
+The same data and config give the version that is registered already; a run that was stopped goes on from its last
+checkpoint; of many runs at once, one works and the others get its result.
+"""
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from data_contracts.configs import MetaTrainConfig, TrainConfig
+from data_contracts.errors import EpisodeTooSmall, ModelError
+from data_contracts.reports import ModelRef, TrainReport
+from data_contracts.settings import get_settings
+from models.catalogue import build_learner
+from models.features import DomainData
+from models.learner import MetaLearner
+from models.training import large_classes, split_classes
+from models.training import train as train_steps
+from tasks import progress, registry
+from tasks.claims import once
+from tasks.features import load_domain
+from tasks.lake import Lake, open_lake
+from tasks.lineage import fingerprint, lineage_tags
+from tasks.retries import is_transient
+from tasks.tracking import RunLog, tracked_run
+
+Curve = list[tuple[int, float]]
+"""Step and value."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One learner after training, and how it got there."""
+
+    learner: MetaLearner
+    losses: Curve
+    validation: Curve
+
+    @property
+    def accuracy(self) -> float:
+        """Validation accuracy of the state that was kept."""
+        return max(value for _, value in self.validation)
+
+    @property
+    def untrained_accuracy(self) -> float:
+        """Validation accuracy before the first step."""
+        return self.validation[0][1]
+
+
+@task(name="train-prior", retries=1, retry_delay_seconds=10, retry_condition_fn=is_transient, cache_policy=NO_CACHE)
+def train_prior(config: MetaTrainConfig) -> dict[str, Any]:
+    """Train, register and judge a prior on the lake of this home."""
+    return meta_train_prior(open_lake(), config).model_dump(mode="json")
+
+
+def meta_train_prior(lake: Lake, config: MetaTrainConfig) -> TrainReport:
+    """Train a prior as `config` says, register it, and make it champion unless it is clearly worse than the champion.
+
+    Raises:
+        EpisodeTooSmall: the domains have too few classes or labels.
+        UnknownDomain: a domain in `config` is not in the lake, or no domain is.
+    """
+    started = time.perf_counter()
+    domains = load_training_domains(lake, config)
+    fitted = fit_to_data(config.train, domains)
+    key = fingerprint(domains, "prior", config.learners, fitted.model_dump())
+    ref, is_new = once(
+        lake,
+        f"prior/{key}",
+        find=lambda: _finished(key),
+        work=lambda: _train_and_register(domains, config, fitted, key),
+        lease_s=1800,
+    )
+    tags = ref.tags
+    return TrainReport(
+        model=ref.name,
+        version=ref.version,
+        alias=registry.CHAMPION if tags[registry.DECISION_TAG] == "promote" else None,
+        learner=tags["learner"],
+        domains=tuple(data.domain for data in domains),
+        classes=int(tags["classes"]),
+        validation_accuracy=float(tags["validation_accuracy"]),
+        untrained_accuracy=float(tags["untrained_accuracy"]),
+        champion_accuracy=float(tags["champion_accuracy"]) if tags["champion_accuracy"] else None,
+        why=tags["why"],
+        is_new=is_new,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def load_training_domains(lake: Lake, config: MetaTrainConfig) -> list[DomainData]:
+    """Return the domains to train on, without the excluded classes; domains without labels are left out."""
+    names = config.domains or tuple(lake.domains())
+    excluded = set(config.exclude_classes)
+    domains = []
+    for number, name in enumerate(names):
+        progress.report(number, len(names), "read features")
+        data = load_domain(lake, name)
+        domains.append(data.with_classes(tuple(label for label in data.classes if label not in excluded)))
+    labelled = [data for data in domains if bool((data.labels >= 0).any())]
+    if not labelled:
+        raise EpisodeTooSmall(
+            f"none of the domains {', '.join(names) or '(there are none)'} has labelled items to train on. "
+            "Ingest sources with labels first, or exclude fewer classes.",
+            domains=names,
+        )
+    return labelled
+
+
+def fit_to_data(config: TrainConfig, domains: Sequence[DomainData]) -> TrainConfig:
+    """Return the config with fewer ways and shots if the domains have too few classes or items for it.
+
+    Two folds and validation each need as many classes as an episode has ways.
+    """
+    shots = config.shots
+    while len(shots) > 1 and _usable(domains, max(shots)) < 3 * config.n_way:
+        shots = tuple(shot for shot in shots if shot < max(shots))
+    n_way = max(2, min(config.n_way, _usable(domains, max(shots)) // 3))
+    return config.model_copy(update={"shots": shots, "n_way": n_way})
+
+
+def train_learner(
+    kind: str, domains: Sequence[DomainData], config: TrainConfig, checkpoint: Path | None = None
+) -> Trained:
+    """Train one learner; with a `checkpoint` file, go on from it if it is there and keep it up to date."""
+    learner = build_learner(kind)
+    state = _read_checkpoint(checkpoint)
+    trained = Trained(learner, state["losses"] if state else [], state["validation"] if state else [])
+    torch.set_num_threads(get_settings().threads)
+    for now in train_steps(learner, domains, config, state["loop"] if state else None):
+        if now.loss is not None:
+            trained.losses.append((now.step, now.loss))
+        if now.validation_accuracy is not None:
+            trained.validation.append((now.step, now.validation_accuracy))
+            _write_checkpoint(
+                checkpoint, {"loop": now.state, "losses": trained.losses, "validation": trained.validation}
+            )
+        progress.report(now.step, config.steps, f"meta-train {kind}")
+    return trained
+
+
+def _usable(domains: Sequence[DomainData], shot: int) -> int:
+    return len({name for data in domains for name in large_classes(data, shot + 1)})
+
+
+def _finished(key: str) -> ModelRef | None:
+    """Return the version made from `key` if the gate has judged it."""
+    found = registry.find_by_key(registry.PRIOR, key)
+    return found if found is not None and registry.DECISION_TAG in found.tags else None
+
+
+def _train_and_register(
+    domains: Sequence[DomainData], config: MetaTrainConfig, fitted: TrainConfig, key: str
+) -> ModelRef:
+    ref = registry.find_by_key(registry.PRIOR, key) or _train_new(domains, config, fitted, key)
+    return _judge(ref, domains, config, fitted)
+
+
+def _train_new(domains: Sequence[DomainData], config: MetaTrainConfig, fitted: TrainConfig, key: str) -> ModelRef:
+    tags = {registry.KEY_TAG: key, **lineage_tags(domains)}
+    with tracked_run("meta-train", f"prior over {len(domains)} domains", config.model_dump(mode="json"), tags) as run:
+        runs = {}
+        for kind in config.learners:
+            checkpoint = get_settings().cache / "checkpoints" / f"{key}-{kind}.pt"
+            runs[kind] = train_learner(kind, domains, fitted, checkpoint)
+            _log(run, kind, runs[kind])
+        best = max(runs, key=lambda kind: runs[kind].accuracy)
+        facts = {
+            "learner": best,
+            "domains": ",".join(data.domain for data in domains),
+            "classes": str(len(split_classes(domains, fitted).all)),
+            "labels": str(sum(int((data.labels >= 0).sum()) for data in domains)),
+            "validation_accuracy": f"{runs[best].accuracy:.6f}",
+            "untrained_accuracy": f"{runs[best].untrained_accuracy:.6f}",
+        }
+        ref = registry.save_prior(runs[best].learner, card=_card(facts, fitted), tags={**tags, **facts})
+    for kind in config.learners:
+        (get_settings().cache / "checkpoints" / f"{key}-{kind}.pt").unlink(missing_ok=True)
+    return ref
+
+
+def _judge(ref: ModelRef, domains: Sequence[DomainData], config: MetaTrainConfig, fitted: TrainConfig) -> ModelRef:
+    """Compare a new prior with the champion on the same episodes of classes it was not trained on, and decide."""
+    accuracy = float(ref.tags["validation_accuracy"])
+    champion = registry.resolve_or_none(registry.PRIOR)
+    before = None
+    if champion is not None and champion.version != ref.version:
+        before = _validation_accuracy(registry.load_prior(champion.version)[0], domains, fitted)
+    is_promoted = before is None or accuracy >= before - config.tolerance
+    seen = f"validation accuracy {accuracy:.3f}"
+    why = f"{seen}, the first prior" if before is None else f"{seen}, the champion's is {before:.3f}"
+    if is_promoted:
+        numbers = {"accuracy": accuracy, **({} if before is None else {"champion_accuracy": before})}
+        registry.set_alias(ref.name, registry.CHAMPION, ref.version, who="meta_train", why=why, numbers=numbers)
+    champion_accuracy = "" if before is None else f"{before:.6f}"
+    return registry.tag(
+        ref,
+        {
+            registry.DECISION_TAG: "promote" if is_promoted else "hold",
+            "champion_accuracy": champion_accuracy,
+            "why": why,
+        },
+    )
+
+
+def _validation_accuracy(learner: MetaLearner, domains: Sequence[DomainData], config: TrainConfig) -> float:
+    """Return what training would have started from with this learner: the same episodes, the same statistics."""
+    first = next(iter(train_steps(learner, domains, config.model_copy(update={"steps": 0}))))
+    if first.validation_accuracy is None:
+        raise ModelError(f"learner {learner.kind!r} was not validated before its first step.", learner=learner.kind)
+    return first.validation_accuracy
+
+
+def _read_checkpoint(path: Path | None) -> dict[str, Any] | None:
+    """Return a checkpoint's content; tensors, numbers and lists only, nothing that runs."""
+    if path is None or not path.exists():
+        return None
+    state: dict[str, Any] = torch.load(path, weights_only=True)
+    return state
+
+
+def _write_checkpoint(path: Path | None, state: Mapping[str, Any]) -> None:
+    if path is None:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}.part")
+    torch.save(dict(state), partial)
+    partial.replace(path)
+
+
+def _log(run: RunLog, kind: str, trained: Trained) -> None:
+    for step, loss in trained.losses:
+        run.metrics({f"{kind}.loss": loss}, step=step)
+    for step, accuracy in trained.validation:
+        run.metrics({f"{kind}.validation_accuracy": accuracy}, step=step)
+    run.figure(f"{kind}-training", training_figure(trained))
+
+
+def training_figure(trained: Trained) -> Any:
+    """Plot loss and validation accuracy over the steps."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 3), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot(*zip(*trained.losses, strict=True) if trained.losses else ([], []))
+    left.set(xlabel="step", ylabel="loss")
+    right.plot(*zip(*trained.validation, strict=True), marker="o")
+    right.set(xlabel="step", ylabel="accuracy on validation classes")
+    return figure
+
+
+def _card(facts: Mapping[str, str], config: TrainConfig) -> str:
+    accuracy, before = float(facts["validation_accuracy"]), float(facts["untrained_accuracy"])
+    return f"""# Prior over domains
+
+A `{facts["learner"]}` learner, meta-trained on {facts["labels"]} labelled items of {facts["classes"]} classes in the
+domains {facts["domains"].replace(",", ", ")}.
+
+On {config.n_way}-way episodes of classes it was not trained on it reached {accuracy:.3f} accuracy; untrained, the same
+learner has {before:.3f}.
+
+It answers nothing by itself: adapt it to a domain. It reads the vectors of frozen encoders, named in the lake.
+"""

@@ -1,0 +1,120 @@
+import mlflow
+import pytest
+import torch
+from learning_lake import add_domain
+
+from data_contracts.configs import MetaTrainConfig, TrainConfig
+from data_contracts.errors import EpisodeTooSmall, UnknownDomain
+from data_contracts.settings import get_settings
+from tasks import progress, registry, train
+from tasks.lake import Lake, open_lake
+from tasks.train import fit_to_data, load_training_domains, meta_train_prior, train_learner
+
+SMALL = TrainConfig(steps=6, meta_batch=4, n_way=2, shots=(1, 2), validate_every=2, n_query=3)
+
+
+@pytest.fixture
+def lake(tracked_home) -> Lake:
+    lake = open_lake()
+    add_domain(lake, "one", seed=1)
+    add_domain(lake, "two", seed=2)
+    return lake
+
+
+def config_of(**changes) -> MetaTrainConfig:
+    return MetaTrainConfig(train=SMALL.model_copy(update=changes))
+
+
+def test_prior_is_registered_with_its_lineage_and_becomes_champion(lake):
+    report = meta_train_prior(lake, config_of())
+    assert (report.model, report.version, report.alias) == ("metafuse.prior", "1", "champion")
+    assert report.domains == ("one", "two")
+    assert report.classes == 8
+    assert report.validation_accuracy >= report.untrained_accuracy
+    learner, ref = registry.load_prior()
+    assert learner.kind == "metric"
+    assert ref.tags["lake.items_one"] == str(lake.version("items_one"))
+    assert ref.tags["labels"] == "96"
+    run = mlflow.MlflowClient().get_run(mlflow.MlflowClient().get_model_version(ref.name, ref.version).run_id)
+    assert run.data.params["train.steps"] == "6"
+    assert "metric.loss" in run.data.metrics
+
+
+def test_same_data_and_config_train_nothing_again(lake):
+    first = meta_train_prior(lake, config_of())
+    again = meta_train_prior(lake, config_of())
+    assert (first.is_new, again.is_new) == (True, False)
+    assert first.model_dump(exclude={"is_new", "seconds"}) == again.model_dump(exclude={"is_new", "seconds"})
+
+
+def test_new_labels_train_a_new_prior_that_is_compared_with_the_champion(lake):
+    meta_train_prior(lake, config_of())
+    add_domain(lake, "three", seed=3)
+    report = meta_train_prior(lake, config_of())
+    assert report.version == "2"
+    assert report.champion_accuracy is not None
+    assert lake.read("promotions").num_rows == (2 if report.alias else 1)
+
+
+def test_excluded_classes_are_not_seen(lake):
+    config = MetaTrainConfig(domains=("one",), exclude_classes=("class-00", "class-01"), train=SMALL)
+    (data,) = load_training_domains(lake, config)
+    assert len(data.classes) == 6
+    assert int((data.labels >= 0).sum()) == 6 * 6
+
+
+def test_stopped_training_goes_on_from_its_checkpoint(lake, tmp_path):
+    domains = load_training_domains(lake, config_of())
+    whole = train_learner("metric", domains, SMALL)
+    path = tmp_path / "checkpoint.pt"
+
+    class Stop(Exception):
+        pass
+
+    def stop(done: int, total: int, what: str) -> None:
+        if done == 4:
+            raise Stop
+
+    with pytest.raises(Stop), progress.listening(stop):
+        train_learner("metric", domains, SMALL, path)
+    assert path.exists()
+    resumed = train_learner("metric", domains, SMALL, path)
+    assert [step for step, _ in resumed.losses] == [1, 2, 3, 4, 5, 6]
+    assert dict(resumed.losses) == pytest.approx(dict(whole.losses))
+    for name, value in whole.learner.weights().items():
+        torch.testing.assert_close(resumed.learner.weights()[name], value)
+
+
+def test_checkpoint_is_removed_once_the_prior_is_registered(lake):
+    meta_train_prior(lake, config_of())
+    assert list((get_settings().cache / "checkpoints").iterdir()) == []
+
+
+def test_crash_between_registering_and_judging_is_finished_by_the_next_run(lake, monkeypatch):
+    def die(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "_judge", die)
+    with pytest.raises(KeyboardInterrupt):
+        meta_train_prior(lake, config_of())
+    monkeypatch.undo()
+    report = meta_train_prior(lake, config_of())
+    assert (report.version, report.alias) == ("1", "champion")
+
+
+def test_few_classes_are_met_with_smaller_episodes(lake):
+    add_domain(lake, "small", n_classes=6, per_class=4)
+    (data,) = load_training_domains(lake, MetaTrainConfig(domains=("small",)))
+    fitted = fit_to_data(TrainConfig(), [data])
+    assert (fitted.n_way, fitted.shots) == (2, (1,))
+
+
+def test_domain_without_labels_left_is_refused(lake):
+    excluded = tuple(f"class-{number:02d}" for number in range(8))
+    with pytest.raises(EpisodeTooSmall, match="none of the domains one has labelled items"):
+        meta_train_prior(lake, MetaTrainConfig(domains=("one",), exclude_classes=excluded))
+
+
+def test_unknown_domain_is_named(lake):
+    with pytest.raises(UnknownDomain, match="nowhere"):
+        meta_train_prior(lake, MetaTrainConfig(domains=("nowhere",)))
