@@ -8,6 +8,7 @@ digests, reads the two data files and lets `models.catalogue` build an architect
 import hashlib
 import json
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from tasks.tracking import connect, find_experiment, translated_errors
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
+    from mlflow.models import ModelSignature
     from torch import Tensor
 
     from models.learner import DomainModel, MetaLearner
@@ -253,21 +255,29 @@ def _log_files(client: "MlflowClient", folder: Path) -> str:
 
 def _log_pyfunc(files: Mapping[str, Path]) -> str:
     """Log the files with the pyfunc that serves them: raw values of any type in, a list of answers out."""
-    import mlflow
+    with warnings.catch_warnings():
+        # about type hints of MLflow's own classes, and about an input example, which would be run here
+        warnings.simplefilter("ignore", UserWarning)
+        import mlflow.pyfunc
+
+        logged = mlflow.pyfunc.log_model(
+            name="model",
+            python_model=str(_PYFUNC),
+            artifacts={part: str(path) for part, path in files.items()},
+            pip_requirements=["metafuse"],
+            signature=_signature(files[_CONFIG]),
+        )
+    return str(logged.model_id)
+
+
+def _signature(config: Path) -> "ModelSignature":
+    """Return what a request may hold: any column of the contract, none of them required."""
     from mlflow.models import ModelSignature
     from mlflow.types.schema import AnyType, ColSpec, Schema
 
-    document = json.loads(files[_CONFIG].read_text(encoding="utf-8"))
-    columns = [column["name"] for column in document["context"].get("contract", {}).get("columns", ())]
-    inputs = Schema([ColSpec(AnyType(), name, required=False) for name in columns]) if columns else None
-    logged = mlflow.pyfunc.log_model(
-        name="model",
-        python_model=str(_PYFUNC),
-        artifacts={part: str(path) for part, path in files.items()},
-        pip_requirements=["metafuse"],
-        signature=ModelSignature(inputs=inputs) if inputs else None,
-    )
-    return str(logged.model_id)
+    context = json.loads(config.read_text(encoding="utf-8"))["context"]
+    names = [column["name"] for column in context["contract"]["columns"]]
+    return ModelSignature(inputs=Schema([ColSpec(AnyType(), name, required=False) for name in names]))
 
 
 def _checked_bytes(ref: ModelRef, part: str, folder: Path) -> bytes:
