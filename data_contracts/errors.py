@@ -12,6 +12,7 @@
     ├── ModelError             fix the code or the config; never retried
     │   ├── UnknownModel           nothing registered under that name or alias
     │   └── ModelRefused           a registered model fails its integrity checks
+    ├── PackageMissing         an optional package is not installed
     ├── HomeUnusable           the home directory cannot be written
     ├── LakeCorrupt            a stored table or object does not match its own record
     └── TransientError         try again
@@ -81,6 +82,10 @@ class UnknownModel(ModelError):
 
 class ModelRefused(ModelError):
     """A registered model fails its integrity checks: wrong digest, unknown architecture, non-finite weights."""
+
+
+class PackageMissing(MetafuseError):
+    """What was asked for needs an optional package that is not installed."""
 
 
 class HomeUnusable(MetafuseError):

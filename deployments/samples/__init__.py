@@ -1,0 +1,1 @@
+"""Builders of real sample sources, written to disk exactly as a user's own sources would be."""
