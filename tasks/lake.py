@@ -59,12 +59,27 @@ class Snapshot:
         Raises:
             LakeCorrupt: a file of the table is missing or damaged.
         """
+        return self._select(columns, where or "TRUE")
+
+    def latest(self, *, key: str, by: str, columns: Sequence[str] | None = None, where: str | None = None) -> pa.Table:
+        """Return, of the rows that meet `where`, the one with the greatest `by` for each `key`, ordered by `key`.
+
+        Raises:
+            LakeCorrupt: a file of the table is missing or damaged.
+        """
+        newest = f"row_number() OVER (PARTITION BY {quote(key)} ORDER BY {quote(by)} DESC) = 1"
+        return self._select(columns, f"{where or 'TRUE'} QUALIFY {newest} ORDER BY {quote(key)}")
+
+    def commits(self, fence: str) -> int:
+        """Return how often `Lake.transact` has committed under `fence`."""
+        return self.table.transaction_version(fence) or 0
+
+    def _select(self, columns: Sequence[str] | None, condition: str) -> pa.Table:
         chosen = ", ".join(quote(name) for name in columns) if columns is not None else "*"
         with duckdb.connect(config={"threads": 2}) as connection, translated_damage(self.name):
             connection.execute("SET TimeZone = 'UTC'")
             self.show_in(connection)
-            condition = f" WHERE {where}" if where else ""
-            return connection.sql(f"SELECT {chosen} FROM {quote(self.name)}{condition}").to_arrow_table()
+            return connection.sql(f"SELECT {chosen} FROM {quote(self.name)} WHERE {condition}").to_arrow_table()
 
     def show_in(self, connection: "DuckDBPyConnection") -> None:
         """Make the table a relation of `connection` under its own name.
@@ -156,8 +171,21 @@ class Lake:
         Raises:
             UnknownDomain: the domain was never ingested.
         """
-        latest = "TRUE QUALIFY row_number() OVER (PARTITION BY item_id ORDER BY ingested_at DESC) = 1"
-        return self.read(items_table(domain), version=version, columns=columns, where=f"{latest} ORDER BY item_id")
+        table = items_table(domain)
+        snapshot = self.snapshot(table, version)
+        if snapshot is None:
+            raise self._unknown(table)
+        return snapshot.latest(key="item_id", by="ingested_at", columns=columns)
+
+    def check_types(self, table: str, schema: pa.Schema) -> None:
+        """Check that rows of `schema` may be appended to `table`.
+
+        Raises:
+            BatchRefused: a column has another type in the lake.
+        """
+        snapshot = self.snapshot(table)
+        if snapshot is not None:
+            _check_types(table, snapshot.schema, schema)
 
     def append(self, table: str, rows: pa.Table, *, transaction: Transacted | None = None) -> TableRef:
         """Append `rows`, creating the table if need be; a `transaction` (name, number) is committed at most once.
@@ -187,9 +215,10 @@ class Lake:
         """
         for pause in _pauses():
             handle = self._open_or_create(table, schema)
-            rows = decide(Snapshot(table, handle, is_local=self.is_local))
-            number = (handle.transaction_version(fence) or 0) + 1
-            if len(rows) == 0 or self._commit(table, handle, rows, (fence, number)):
+            snapshot = Snapshot(table, handle, is_local=self.is_local)
+            rows = decide(snapshot)
+            mark = (fence, snapshot.commits(fence) + 1)
+            if len(rows) == 0 or self._commit(table, handle, rows, mark):
                 return TableRef(table=table, version=int(handle.version())), rows
             time.sleep(pause)
         raise _lost_race(table)

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,12 @@ class MediaStore:
         if found != sha256:
             raise self._corrupt(sha256, f"has the content of {found}")
         return content
+
+    def missing(self, wanted: Iterable[str]) -> set[str]:
+        """Return those of the wanted objects that are not there."""
+        if self._is_local:
+            return {sha256 for sha256 in wanted if not Path(self._path(sha256)).exists()}
+        return set(wanted) - {name.rpartition("/")[2] for name in self._filesystem.find(f"{self._root}/sha256")}
 
     def _path(self, sha256: str) -> str:
         return f"{self._root}/sha256/{sha256[:2]}/{sha256[2:4]}/{sha256}"

@@ -8,13 +8,13 @@ import zlib
 
 import numpy as np
 import pytest
+from clips import clip, noise, picture, saved, sound, tone
 from PIL import Image, ImageDraw
 
 from data_contracts.contract import Column, Rules
 from data_contracts.errors import MediaRefused
 from tasks.decode import MediaLimits, check_media, decode_audio, decode_image, decode_many, decode_video, limits_of
 from tasks.decode_worker import reduce_picture
-from clips import clip, noise, picture, saved, sound, tone
 
 LIMITS = MediaLimits(timeout_s=20)
 AUDIO = [("WAV", None), ("WAV", "FLOAT"), ("FLAC", None), ("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", None)]
