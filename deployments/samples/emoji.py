@@ -40,7 +40,7 @@ _WORKERS = 2
 class SampleDomain:
     """One source that has been written, ready to ingest."""
 
-    name: str
+    domain: str
     language: str
     vendor: Vendor
     is_held_out: bool

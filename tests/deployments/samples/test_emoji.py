@@ -48,8 +48,8 @@ def test_ten_domains_train_and_two_are_held_out(domains):
     names = [
         f"{vendor}-{language}" for vendor in ("openmoji", "twemoji") for language in ("en", "de", "fr", "es", "ja")
     ]
-    assert [domain.name for domain in domains if not domain.is_held_out] == names
-    assert [domain.name for domain in domains if domain.is_held_out] == ["noto-ru", "noto-zh"]
+    assert [domain.domain for domain in domains if not domain.is_held_out] == names
+    assert [domain.domain for domain in domains if domain.is_held_out] == ["noto-ru", "noto-zh"]
 
 
 def test_sources_come_in_every_table_format(domains):
