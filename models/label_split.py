@@ -5,7 +5,7 @@ stays on its side when further labels arrive: models adapted months apart are ju
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Int
@@ -25,6 +25,12 @@ class LabelSplit:
     data: DomainData
     support: Int[Tensor, " support"]
     test: Int[Tensor, " test"]
+
+    def with_at_most(self, count: int) -> "LabelSplit":
+        """Return the split with `count` test items at most, evenly spaced so that every class keeps its share."""
+        if len(self.test) <= count:
+            return self
+        return replace(self, test=self.test[torch.linspace(0, len(self.test) - 1, count).long()])
 
 
 def split_labels(data: DomainData, config: AdaptConfig) -> LabelSplit:

@@ -95,18 +95,22 @@ def load_prior(ref: str = CHAMPION) -> tuple["MetaLearner", ModelRef]:
         UnknownModel: there is no such version.
         ModelRefused: the version fails its integrity checks.
     """
-    from models.catalogue import load_learner
-
     found = resolve(PRIOR, ref)
-    package = read_package(found)
-    with _refusing(found):
-        return load_learner(dict(package.config), dict(package.weights)), found
+    return build_prior(read_package(found), found), found
 
 
 def load_domain_model(domain: str, ref: str = CHAMPION) -> tuple["DomainModel", ModelRef]:
     """Return the model of `domain` registered under an alias or version number; raises like `load_prior`."""
     found = resolve(model_name(domain), ref)
     return build_domain_model(read_package(found), found), found
+
+
+def build_prior(package: Package, ref: ModelRef) -> "MetaLearner":
+    """Build the learner a package describes; raises like `build_domain_model`."""
+    from models.catalogue import load_learner
+
+    with _refusing(ref):
+        return load_learner(package.config, package.weights)
 
 
 def build_domain_model(package: Package, ref: ModelRef) -> "DomainModel":
@@ -118,7 +122,7 @@ def build_domain_model(package: Package, ref: ModelRef) -> "DomainModel":
     from models.catalogue import load_domain_model as build
 
     with _refusing(ref):
-        return build(dict(package.config), dict(package.weights))
+        return build(package.config, package.weights)
 
 
 def resolve(name: str, ref: str = CHAMPION) -> ModelRef:

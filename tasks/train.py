@@ -19,6 +19,7 @@ from data_contracts.configs import MetaTrainConfig, TrainConfig
 from data_contracts.errors import EpisodeTooSmall, ModelError
 from data_contracts.reports import ModelRef, TrainReport
 from data_contracts.settings import get_settings
+from models.baselines import tune_logreg
 from models.catalogue import build_learner
 from models.features import DomainData
 from models.learner import MetaLearner
@@ -181,7 +182,11 @@ def _train_new(domains: Sequence[DomainData], config: MetaTrainConfig, fitted: T
             "validation_accuracy": f"{runs[best].accuracy:.6f}",
             "untrained_accuracy": f"{runs[best].untrained_accuracy:.6f}",
         }
-        ref = registry.save_prior(runs[best].learner, card=_card(facts, fitted), tags={**tags, **facts})
+        classes = tuple(sorted({name for data in domains for name in data.classes}))
+        context = {"tuned_logreg": tune_logreg(domains, classes, fitted).config()}
+        ref = registry.save_prior(
+            runs[best].learner, card=_card(facts, fitted), tags={**tags, **facts}, context=context
+        )
     for kind in config.learners:
         (get_settings().cache / "checkpoints" / f"{key}-{kind}.pt").unlink(missing_ok=True)
     return ref

@@ -73,6 +73,11 @@ def test_class_with_one_label_is_learned_but_cannot_be_tested():
     assert (split.data.labels[split.test] == rare).sum() == 0
 
 
+def test_test_items_can_be_limited_with_every_class_keeping_its_share():
+    split = split_labels(domain_of(TOYS), AdaptConfig(shots=5)).with_at_most(9)
+    assert torch.bincount(split.data.labels[split.test]).tolist() == [3, 3, 3]
+
+
 def test_only_the_classes_asked_for_are_used():
     split = split_labels(domain_of(TOYS), AdaptConfig(shots=2, classes=("doll", "car")))
     assert split.data.classes == ("doll", "car")
