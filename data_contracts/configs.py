@@ -14,14 +14,14 @@ class Config(BaseModel):
 class TrainConfig(Config):
     """How the one training loop runs, whichever learner it trains."""
 
-    steps: int = Field(default=400, ge=0, description="outer-loop steps")
+    steps: int = Field(default=100, ge=0, description="outer-loop steps")
     meta_batch: int = Field(default=16, ge=1, description="episodes per step")
     n_way: int = Field(default=5, ge=2)
     shots: tuple[int, ...] = Field(default=(1, 5), description="drawn anew for every step")
     n_query: int = Field(default=10, ge=1, description="query items per class")
-    learning_rate: float = Field(default=1e-3, gt=0)
+    learning_rate: float = Field(default=0.05, gt=0)
     view_dropout: float = Field(default=0.1, ge=0, lt=1, description="chance that an item loses a view")
-    validate_every: int = Field(default=50, ge=1, description="steps between looks at held-out classes")
+    validate_every: int = Field(default=25, ge=1, description="steps between looks at held-out classes")
     validation_fraction: float = Field(default=0.2, gt=0, lt=1, description="share of classes held out to validate on")
     seed: int = Field(default=0, ge=0)
 

@@ -1,0 +1,225 @@
+"""The evaluation protocol: unseen domains and unseen classes, and the same episodes for every learner.
+
+Accuracies are compared episode by episode, because draws of classes differ by far more than learners do.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from data_contracts.configs import BenchmarkConfig
+from data_contracts.errors import EpisodeTooSmall
+from data_contracts.reports import BenchmarkRow
+from models.baselines import BestSingle, ConcatLogreg, tune_logreg
+from models.catalogue import build_learner
+from models.episodes import EpisodeBatch, EpisodeSampler
+from models.features import DomainData
+from models.metrics import accuracy_per_episode, estimate, expected_calibration_error
+from models.training import large_classes, train
+
+MIN_QUERY = 5
+"""A class needs this many items besides its support to take part in a test."""
+
+REFERENCE = "tuned_logreg"
+EPISODES_AT_ONCE = 200
+
+Report = Callable[[str], None]
+"""Told in a few words what is being done."""
+
+
+class EpisodeLearner(Protocol):
+    """Anything that answers episodes."""
+
+    def log_probabilities(self, episodes: EpisodeBatch) -> Float[Tensor, "batch query way"]:
+        """Adapt to each episode's support and return log-probabilities of its queries."""
+        ...
+
+
+@dataclass(frozen=True)
+class Answers:
+    """How one learner did on some episodes."""
+
+    accuracy: Float[Tensor, " episode"]
+    nll: Float[Tensor, " query"]
+    probabilities: Float[Tensor, "query way"]
+    labels: Int[Tensor, " query"]
+    cpu_s: float
+
+    @staticmethod
+    def joined(parts: Sequence["Answers"]) -> "Answers":
+        """Put answers to several batches of the same way together."""
+        return Answers(
+            torch.cat([part.accuracy for part in parts]),
+            torch.cat([part.nll for part in parts]),
+            torch.cat([part.probabilities for part in parts]),
+            torch.cat([part.labels for part in parts]),
+            sum(part.cpu_s for part in parts),
+        )
+
+
+def as_episode(domain: DomainData, support: Int[Tensor, " support"], query: Int[Tensor, " query"]) -> EpisodeBatch:
+    """Return one episode over all classes of a domain, from given rows."""
+    return EpisodeBatch(
+        domain,
+        support.unsqueeze(0),
+        domain.labels[support].unsqueeze(0),
+        query.unsqueeze(0),
+        domain.labels[query].unsqueeze(0),
+        len(domain.classes),
+    )
+
+
+def answer(learner: EpisodeLearner, episodes: EpisodeBatch) -> Answers:
+    """Let a learner answer a batch of episodes and measure it."""
+    started = time.process_time()
+    with torch.no_grad():
+        log_probabilities = learner.log_probabilities(episodes)
+    cpu_s = time.process_time() - started
+    is_real = episodes.query_labels >= 0
+    chosen, labels = log_probabilities[is_real], episodes.query_labels[is_real]
+    return Answers(
+        accuracy_per_episode(log_probabilities, episodes.query_labels),
+        -chosen.gather(1, labels[:, None]).squeeze(1),
+        chosen.exp(),
+        labels,
+        cpu_s,
+    )
+
+
+def compare(
+    learners: Mapping[str, EpisodeLearner], episodes: EpisodeBatch, report: Report = lambda _: None
+) -> dict[str, Answers]:
+    """Let every learner answer the same episodes."""
+    answers = {}
+    for name, learner in learners.items():
+        report(f"{name} on {episodes.domain.domain}")
+        size = len(episodes) if isinstance(learner, BestSingle) else EPISODES_AT_ONCE
+        parts = [answer(learner, episodes[start : start + size]) for start in range(0, len(episodes), size)]
+        answers[name] = Answers.joined(parts)
+    return answers
+
+
+def held_out_classes(
+    training: Sequence[DomainData], test: Sequence[DomainData], *, fraction: float, seed: int
+) -> tuple[str, ...]:
+    """Draw the classes to test on, none of which may be trained on.
+
+    These are a share of the classes that training and test domains have in common, and all that only test domains have.
+    """
+    trained = {name for domain in training for name in large_classes(domain, 1)}
+    tested = {name for domain in test for name in large_classes(domain, 1)}
+    common = sorted(trained & tested)
+    order = torch.randperm(len(common), generator=torch.Generator().manual_seed(seed)).tolist()
+    drawn = {common[number] for number in order[: round(fraction * len(common))]}
+    return tuple(sorted(drawn | (tested - trained)))
+
+
+def draw_episodes(
+    domain: DomainData, classes: tuple[str, ...], shot: int, config: BenchmarkConfig, seed: int
+) -> EpisodeBatch:
+    """Draw the episodes that every learner is tested on.
+
+    Raises:
+        EpisodeTooSmall: too few classes have enough items.
+    """
+    generator = torch.Generator().manual_seed(1_000 * seed + shot)
+    sampler = EpisodeSampler(domain, classes)
+    draw = (config.episodes, config.n_way, shot, config.n_query, generator)
+    return sampler.sample(*draw, min_query=MIN_QUERY)
+
+
+def run_protocol(
+    config: BenchmarkConfig, domains: Mapping[str, DomainData], report: Report = lambda _: None
+) -> list[BenchmarkRow]:
+    """Meta-train on the training domains and classes, then test on the rest, for every class split.
+
+    Raises:
+        EpisodeTooSmall: too few classes are left to train or test on.
+    """
+    training, test = [domains[name] for name in config.train], [domains[name] for name in config.test]
+    rows = []
+    for seed in config.split_seeds if not config.holdout_classes else (0,):
+        classes = config.holdout_classes or held_out_classes(
+            training, test, fraction=config.holdout_fraction, seed=seed
+        )
+        _check_classes(test, classes, config)
+        learners = trained_learners(config, training, classes, report)
+        for shot in config.shots:
+            batches = [draw_episodes(domain, classes, shot, config, seed) for domain in test]
+            answers = [compare(learners, episodes, report) for episodes in batches]
+            rows += summarise(answers, split_seed=seed, shot=shot)
+    return rows
+
+
+def trained_learners(
+    config: BenchmarkConfig, training: Sequence[DomainData], exclude: Sequence[str], report: Report
+) -> dict[str, EpisodeLearner]:
+    """Return the baselines and the learners that `config` names, all trained without the classes in `exclude`."""
+    seen = [domain.with_classes(tuple(c for c in domain.classes if c not in set(exclude))) for domain in training]
+    classes = tuple(sorted({name for domain in seen for name in domain.classes}))
+    report("tune the baseline")
+    learners: dict[str, EpisodeLearner] = {
+        "best_single": BestSingle(),
+        "concat_logreg": ConcatLogreg(),
+        REFERENCE: tune_logreg(seen, classes, config.training),
+    }
+    for name in config.learners:
+        learner = build_learner(name)
+        for progress in train(learner, seen, config.training):
+            report(f"meta-train {name}: step {progress.step} of {config.training.steps}")
+        learners[name] = learner
+    return learners
+
+
+def summarise(answers: Sequence[Mapping[str, Answers]], *, split_seed: int, shot: int) -> list[BenchmarkRow]:
+    """Turn every learner's answers, one mapping per test domain, into one row per learner."""
+    reference = torch.cat([by_learner[REFERENCE].accuracy for by_learner in answers])
+    rows = []
+    for name in answers[0]:
+        parts = [by_learner[name] for by_learner in answers]
+        joined = Answers.joined(parts)
+        accuracy, gain = estimate(joined.accuracy), estimate(joined.accuracy - reference)
+        rows.append(
+            BenchmarkRow(
+                split_seed=split_seed,
+                shot=shot,
+                learner=name,
+                accuracy=accuracy.mean,
+                ci95=accuracy.ci95,
+                nll=joined.nll.mean().item(),
+                ece=expected_calibration_error(joined.probabilities, joined.labels),
+                diff=gain.mean,
+                diff_ci95=gain.ci95,
+                cpu_s_per_1000=1000 * joined.cpu_s / len(joined.accuracy),
+            )
+        )
+    return rows
+
+
+def averaged(rows: Sequence[BenchmarkRow], learner: str, shot: int) -> tuple[float, float]:
+    """Mean paired difference over class splits and the half-width of its 95 % interval, splits being independent."""
+    chosen = [row for row in rows if row.learner == learner and row.shot == shot]
+    if not chosen:
+        raise EpisodeTooSmall(f"no rows of {learner!r} at {shot} shots to average.", learner=learner, shot=shot)
+    mean = sum(row.diff for row in chosen) / len(chosen)
+    return mean, math.sqrt(sum(row.diff_ci95**2 for row in chosen)) / len(chosen)
+
+
+def _check_classes(test: Sequence[DomainData], classes: tuple[str, ...], config: BenchmarkConfig) -> None:
+    for domain in test:
+        for shot in config.shots:
+            able = set(large_classes(domain, shot + MIN_QUERY)) & set(classes)
+            if len(able) < config.n_way:
+                raise EpisodeTooSmall(
+                    f"test domain {domain.domain!r} has {len(able)} held-out classes with at least {shot + MIN_QUERY} "
+                    f"labelled items ({shot} to learn from and {MIN_QUERY} to test on), but {config.n_way}-way "
+                    f"episodes need {config.n_way}. Hold out more classes, ask for fewer ways or shots, or label more items.",
+                    domain=domain.domain,
+                    classes=len(able),
+                )
