@@ -219,7 +219,8 @@ def _check_classes(test: Sequence[DomainData], classes: tuple[str, ...], config:
                 raise EpisodeTooSmall(
                     f"test domain {domain.domain!r} has {len(able)} held-out classes with at least {shot + MIN_QUERY} "
                     f"labelled items ({shot} to learn from and {MIN_QUERY} to test on), but {config.n_way}-way "
-                    f"episodes need {config.n_way}. Hold out more classes, ask for fewer ways or shots, or label more items.",
+                    f"episodes need {config.n_way}. "
+                    "Hold out more classes, ask for fewer ways or shots, or label more items.",
                     domain=domain.domain,
                     classes=len(able),
                 )
