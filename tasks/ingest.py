@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import pyarrow as pa
+from prefect import task
+from prefect.cache_policies import NO_CACHE
 
 from data_contracts.arrow_schema import items_schema, media_hash_column
 from data_contracts.contract import Contract
@@ -20,18 +22,49 @@ from data_contracts.errors import ContractInvalid, MediaRefused
 from data_contracts.names import items_table
 from data_contracts.odcs import load_contract
 from data_contracts.reports import IngestReport
+from data_contracts.settings import get_settings
 from tasks import ledger
 from tasks.contracts import put_in_force
 from tasks.decode import MediaModality, check_media, limits_of
-from tasks.lake import Lake, Snapshot
+from tasks.events import enqueue, labels_arrived
+from tasks.lake import Lake, Snapshot, open_lake
 from tasks.ledger import RefusedRow
-from tasks.media import MediaStore
+from tasks.media import MediaStore, open_media
 from tasks.progress import report as report_progress
+from tasks.retries import is_transient
 from tasks.source import MediaFile, SourceBatch, read_source
 from tasks.validate import judge_batch, mask_rows, type_rows
 
 SHARD = 2000
 """Rows that are decoded, stored and committed together."""
+
+
+@task(
+    name="ingest-into-lake",
+    task_run_name="ingest-{domain}",
+    retries=2,
+    retry_delay_seconds=10,
+    retry_condition_fn=is_transient,
+    cache_policy=NO_CACHE,
+)
+def take_in(domain: str, contract: str, source: str | None) -> dict[str, Any]:
+    """Ingest a source into the lake of this home."""
+    folder = None if source is None else Path(source)
+    report = ingest(Path(contract), folder, open_lake(), open_media(), get_settings().docs, domain=domain)
+    return report.model_dump(mode="json")
+
+
+@task(name="announce-labels", cache_policy=NO_CACHE)
+def announce(domain: str) -> None:
+    """Write down, once the items can be learned from, that labels arrived."""
+    announce_labels(open_lake(), domain)
+
+
+def announce_labels(lake: Lake, domain: str) -> None:
+    """Put the latest change of a domain's labels into the outbox, if it is not there yet."""
+    version = ledger.labels_version(lake, domain)
+    if version > 0:
+        enqueue(lake, labels_arrived(domain, version))
 
 
 def ingest(
@@ -138,15 +171,10 @@ class _Ingest:
                     self.media.put(cell.read())
 
     def commit_labels(self) -> None:
-        """Append new labels and write down that they arrived."""
-        from tasks.events import enqueue, labels_arrived
-
+        """Append the labels of accepted rows that are new or changed."""
         labels = dict(label for row, label in self.labels.items() if row not in self.reasons)
-        if self.contract.label_column is None or not labels:
-            return
-        version = ledger.write_labels(self.lake, self.contract.domain, labels)
-        if version > 0:
-            enqueue(self.lake, labels_arrived(self.contract.domain, version))
+        if labels:
+            ledger.write_labels(self.lake, self.contract.domain, labels)
 
     def refused_rows(self) -> list[RefusedRow]:
         """Return what goes to quarantine, in the order of the source."""

@@ -73,12 +73,11 @@ def write_quarantine(lake: Lake, contract: Contract, batch_id: str, rows: Sequen
         lake.append("quarantine", _table(table, QUARANTINE), transaction=(f"quarantine/{batch_id}", 1))
 
 
-def write_labels(lake: Lake, domain: str, labels: Mapping[str, str]) -> int:
-    """Append labels (item to label, empty: none) that are new or changed; return how often the domain's have changed.
+def write_labels(lake: Lake, domain: str, labels: Mapping[str, str]) -> None:
+    """Append labels (item to label, empty: none) that are new or changed.
 
     An empty label takes back the one before. A label that a person gave stays until the source changes its own.
     """
-    fence = f"labels/{domain}"
 
     def changed(stored: Snapshot) -> pa.Table:
         mine = f"domain = '{domain}' AND source = '{FROM_CONTRACT}'"
@@ -88,9 +87,13 @@ def write_labels(lake: Lake, domain: str, labels: Mapping[str, str]) -> int:
         at = later_than(stored, "at", f"domain = '{domain}'")
         return _table([{**row, "domain": domain, "source": FROM_CONTRACT, "at": at} for row in rows], LABELS)
 
-    lake.transact("labels", LABELS, fence, changed)
+    lake.transact("labels", LABELS, _labels_fence(domain), changed)
+
+
+def labels_version(lake: Lake, domain: str) -> int:
+    """Return how often sources have changed the labels of `domain`."""
     snapshot = lake.snapshot("labels")
-    return 0 if snapshot is None else snapshot.commits(fence)
+    return 0 if snapshot is None else snapshot.commits(_labels_fence(domain))
 
 
 def write_line(lake: Lake, contract: Contract, batch: SourceBatch, report: IngestReport) -> None:
@@ -116,6 +119,10 @@ def later_than(stored: Snapshot, column: str, where: str = "TRUE") -> datetime:
     newest = pc.max(stored.read([column], where)[column]).as_py()
     now = datetime.now(UTC)
     return now if newest is None or newest < now else newest + timedelta(microseconds=1)
+
+
+def _labels_fence(domain: str) -> str:
+    return f"labels/{domain}"
 
 
 def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
