@@ -21,7 +21,7 @@ class LearnerScore:
 
 
 @dataclass(frozen=True)
-class TestItem:
+class JudgedItem:
     """One item a model was judged on, as a person knows it."""
 
     item_id: str
@@ -41,7 +41,7 @@ class DomainResult:
     domain: str
     shot: int
     classes: tuple[str, ...]
-    items: Sequence[TestItem]
+    items: Sequence[JudgedItem]
     labels: Int[np.ndarray, " item"]
     probabilities: Float[np.ndarray, "item way"]
     embeddings: Float[np.ndarray, "item dim"] | None
