@@ -6,7 +6,8 @@ checkpoint; of many runs at once, one works and the others get its result.
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,17 +136,26 @@ def train_learner(
     learner = build_learner(kind)
     state = _read_checkpoint(checkpoint)
     trained = Trained(learner, state["losses"] if state else [], state["validation"] if state else [])
-    torch.set_num_threads(get_settings().threads)
-    for now in train_steps(learner, domains, config, state["loop"] if state else None):
-        if now.loss is not None:
-            trained.losses.append((now.step, now.loss))
-        if now.validation_accuracy is not None:
-            trained.validation.append((now.step, now.validation_accuracy))
-            _write_checkpoint(
-                checkpoint, {"loop": now.state, "losses": trained.losses, "validation": trained.validation}
-            )
-        progress.report(now.step, config.steps, f"meta-train {kind}")
+    with _threads(get_settings().threads):
+        for now in train_steps(learner, domains, config, state["loop"] if state else None):
+            if now.loss is not None:
+                trained.losses.append((now.step, now.loss))
+            if now.validation_accuracy is not None:
+                trained.validation.append((now.step, now.validation_accuracy))
+                curves = {"losses": trained.losses, "validation": trained.validation}
+                _write_checkpoint(checkpoint, {"loop": now.state, **curves})
+            progress.report(now.step, config.steps, f"meta-train {kind}")
     return trained
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _usable(domains: Sequence[DomainData], shot: int) -> int:

@@ -23,6 +23,7 @@ def environment() -> Iterator[None]:
 @pytest.fixture
 def home(tmp_path: Path, environment: None) -> Path:
     """A fresh home that is the home of this process."""
+    os.environ["METAFUSE_THREADS"] = "1"
     return use_home(tmp_path / "home").home
 
 
