@@ -18,6 +18,7 @@ from prefect.cache_policies import NO_CACHE
 from data_contracts.errors import ServiceUnavailable
 from data_contracts.tables import OUTBOX
 from tasks.lake import Lake, open_lake
+from tasks.retries import is_transient
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
