@@ -123,7 +123,8 @@ def _layout(embeddings: Float[np.ndarray, "item dim"]) -> Float[np.ndarray, "ite
         perplexity = min(20.0, len(embeddings) / 4)
         places = TSNE(perplexity=perplexity, metric="cosine", init="pca", random_state=0).fit_transform(varied)
     low, high = places.min(0), places.max(0)
-    return (places - low) / np.maximum(high - low, 1e-9)
+    within: Float[np.ndarray, "item 2"] = (places - low) / np.maximum(high - low, 1e-9)
+    return within
 
 
 def _spread(places: Float[np.ndarray, "item 2"], *, rounds: int = 60) -> Float[np.ndarray, "item 2"]:
