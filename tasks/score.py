@@ -1,0 +1,216 @@
+"""Label, cluster and check every current item of a domain; the rows go to the table `predictions`.
+
+The answer comes from the first rung of a ladder that can give one: the domain's champion; the prior adapted to the
+labels there are now; nearest centroid; and if there are no labels either, nobody, and every item is abstained from.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from jaxtyping import Float
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from data_contracts.configs import AdaptConfig, ScoreConfig
+from data_contracts.errors import EpisodeTooSmall, ModelRefused, UnknownModel
+from data_contracts.reports import ScoreReport
+from data_contracts.tables import PREDICTIONS
+from models.catalogue import build_learner
+from models.downstream import abstention_threshold, cluster, find_anomalies
+from models.features import DomainData
+from models.label_split import split_labels
+from models.learner import DomainModel, MetaLearner
+from tasks import progress, registry
+from tasks.features import load_domain
+from tasks.lake import Lake, open_lake
+from tasks.lineage import fingerprint
+from tasks.retries import is_transient
+
+ABSTAIN = "abstain"
+CHUNK = 4096
+"""Items that are answered at once."""
+
+
+@dataclass(frozen=True)
+class Rung:
+    """Who answers; `model` None answers nothing."""
+
+    name: str
+    model: DomainModel | None
+    registered: str
+    version: str
+
+
+@task(name="score-domain", retries=2, retry_delay_seconds=5, retry_condition_fn=is_transient, cache_policy=NO_CACHE)
+def score(domain: str, config: ScoreConfig) -> dict[str, Any]:
+    """Score `domain` on the lake of this home."""
+    return score_items(open_lake(), domain, config).model_dump(mode="json")
+
+
+def score_items(lake: Lake, domain: str, config: ScoreConfig) -> ScoreReport:
+    """Score every current item of `domain`; items that this model has scored as they are now are not scored again.
+
+    Raises:
+        UnknownDomain: the domain is not in the lake.
+        EpisodeTooSmall: there are too few items to find groups or anomalies.
+    """
+    started = time.perf_counter()
+    data = load_domain(lake, domain)
+    rung = find_rung(data)
+    items = data.with_classes(()) if rung.name == registry.CHAMPION else data  # a champion does not look at labels
+    score_id = fingerprint([items], rung.name, rung.registered, rung.version, config.model_dump())[:32]
+    rows = lake.read("predictions", where=f"domain = '{domain}' AND score_id = '{score_id}'")
+    is_new = rows.num_rows == 0
+    if is_new:
+        rows = _predictions(data, rung, config, score_id)
+        lake.append("predictions", rows, transaction=(f"score/{domain}/{score_id}", 1))
+    return _report(rows, rung, is_new, time.perf_counter() - started)
+
+
+def find_rung(data: DomainData) -> Rung:
+    """Return the first rung of the ladder that can answer for a domain."""
+    for climb in (_champion, _prior_and_support, _nearest_centroid):
+        rung = climb(data)
+        if rung is not None:
+            return rung
+    return Rung(ABSTAIN, None, ABSTAIN, "0")
+
+
+def _champion(data: DomainData) -> Rung | None:
+    """The domain's registered champion, if it is intact and reads what the encoders in force write."""
+    try:
+        model, ref = registry.load_domain_model(data.domain)
+    except (UnknownModel, ModelRefused):
+        return None
+    in_force = {view.name: view.encoder_id for view in data.views}
+    is_readable = all(in_force.get(view.name, view.encoder_id) == view.encoder_id for view in model.views)
+    is_readable &= any(view.name in in_force for view in model.views)
+    return Rung(registry.CHAMPION, model, ref.name, ref.version) if is_readable else None
+
+
+def _prior_and_support(data: DomainData) -> Rung | None:
+    try:
+        prior, ref = registry.load_prior()
+    except (UnknownModel, ModelRefused):
+        return None
+    return _adapted(data, "prior_and_support", prior, ref.name, ref.version)
+
+
+def _nearest_centroid(data: DomainData) -> Rung | None:
+    """An untrained learner: every learner starts as nearest centroid."""
+    return _adapted(data, "nearest_centroid", build_learner("metric"), "nearest_centroid", "0")
+
+
+def _adapted(data: DomainData, name: str, learner: MetaLearner, registered: str, version: str) -> Rung | None:
+    try:
+        split = split_labels(data, AdaptConfig())
+    except EpisodeTooSmall:
+        return None
+    model = learner.adapt(split.data, torch.cat([split.support, split.test]))
+    return Rung(name, model, registered, version)
+
+
+def _predictions(data: DomainData, rung: Rung, config: ScoreConfig, score_id: str) -> pa.Table:
+    """Return one row per item."""
+    is_known = data.presence.any(1)
+    probabilities = _probabilities(data, rung.model)
+    threshold = abstention_threshold(probabilities[is_known], config.coverage) if probabilities.shape[1] else torch.inf
+    progress.report(1, 3, f"score {data.domain}: find groups")
+    embedding = _embedding(data, rung.model)
+    groups = cluster(embedding, count=config.clusters, seed=config.seed)
+    progress.report(2, 3, f"score {data.domain}: find anomalies")
+    anomalies = find_anomalies(embedding[is_known], embedding[is_known], false_alarm_rate=config.false_alarm_rate)
+    scores, alarms = torch.zeros(len(data)), torch.zeros(len(data), dtype=torch.bool)
+    scores[is_known], alarms[is_known] = anomalies.scores, anomalies.flags
+    confidence, chosen = _best(probabilities)
+    abstained = ~is_known | (confidence < threshold)
+    classes = rung.model.classes if rung.model else ()
+    progress.report(3, 3, f"score {data.domain}")
+    columns: dict[str, Any] = {
+        "domain": [data.domain] * len(data),
+        "score_id": [score_id] * len(data),
+        "item_id": data.item_ids,
+        "model": [rung.registered] * len(data),
+        "model_version": [rung.version] * len(data),
+        "rung": [rung.name if known else ABSTAIN for known in is_known.tolist()],
+        "label": [
+            None if silent else classes[best] for silent, best in zip(abstained.tolist(), chosen.tolist(), strict=True)
+        ],
+        "probability": confidence.numpy(),
+        "is_abstained": abstained.numpy(),
+        "probabilities_json": [_as_json(classes, row) for row in probabilities.tolist()],
+        "cluster": groups.numbers.numpy(),
+        "anomaly_score": scores.numpy(),
+        "is_anomaly": alarms.numpy(),
+        "at": [datetime.now(UTC)] * len(data),
+    }
+    return pa.table({name: pa.array(columns[name], PREDICTIONS.field(name).type) for name in PREDICTIONS.names})
+
+
+def _probabilities(data: DomainData, model: DomainModel | None) -> Float[Tensor, "item way"]:
+    if model is None:
+        return torch.zeros(len(data), 0)
+    return torch.cat([model.predict(part) for part in _parts(data)])
+
+
+def _embedding(data: DomainData, model: DomainModel | None) -> Float[Tensor, "item dim"]:
+    """Return items in the model's space, or, without one, their views side by side about the domain's means."""
+    if model is not None:
+        return torch.cat([model.embed(part) for part in _parts(data)])
+    return torch.cat(
+        [
+            normalize(normalize(data.features[view.name], dim=-1) - data.means[view.name], dim=-1)
+            * data.presence[:, number, None]
+            for number, view in enumerate(data.views)
+        ],
+        dim=-1,
+    )
+
+
+def _parts(data: DomainData) -> Iterator[DomainData]:
+    for start in range(0, len(data), CHUNK):
+        yield data.take(torch.arange(start, min(start + CHUNK, len(data))))
+
+
+def _best(probabilities: Float[Tensor, "item way"]) -> tuple[Tensor, Tensor]:
+    """Return each item's highest probability and its class; zeros where there are no classes."""
+    if probabilities.shape[1] == 0:
+        return torch.zeros(len(probabilities)), torch.zeros(len(probabilities), dtype=torch.long)
+    highest = probabilities.max(1)
+    return highest.values, highest.indices
+
+
+def _as_json(classes: tuple[str, ...], probabilities: list[float]) -> str:
+    named = {name: round(value, 6) for name, value in zip(classes, probabilities, strict=True)}
+    return json.dumps(named, ensure_ascii=False)
+
+
+def _report(rows: pa.Table, rung: Rung, is_new: bool, seconds: float) -> ScoreReport:
+    answered = rows["label"].drop_null().value_counts().to_pylist()
+    return ScoreReport(
+        domain=rows["domain"][0].as_py(),
+        score_id=rows["score_id"][0].as_py(),
+        model=rung.registered,
+        version=rung.version,
+        rung=rung.name,
+        items=rows.num_rows,
+        abstained=_count(rows["is_abstained"]),
+        anomalies=_count(rows["is_anomaly"]),
+        clusters=len({number for number in rows["cluster"].to_pylist() if number >= 0}),
+        labels={entry["values"]: entry["counts"] for entry in answered},
+        is_new=is_new,
+        seconds=seconds,
+    )
+
+
+def _count(flags: pa.ChunkedArray) -> int:
+    return int(pc.sum(flags.cast(pa.int64())).as_py() or 0)

@@ -1,0 +1,107 @@
+import json
+
+import pytest
+from lake_of import TITLE, YEAR, add_items, add_labels, contract_of
+from learning_lake import add_domain
+
+from data_contracts.configs import AdaptConfig, MetaTrainConfig, ScoreConfig, TrainConfig
+from data_contracts.errors import UnknownDomain
+from tasks import registry
+from tasks.adapt import adapt_to_domain
+from tasks.features import load_domain
+from tasks.lake import Lake, open_lake
+from tasks.score import score_items
+from tasks.train import meta_train_prior
+
+TRAIN = MetaTrainConfig(domains=("one",), train=TrainConfig(steps=0, n_way=2, shots=(1,), n_query=3))
+
+
+@pytest.fixture
+def lake(tracked_home) -> Lake:
+    lake = open_lake()
+    add_domain(lake, "one", seed=1)
+    add_domain(lake, "two", per_class=12, seed=2)
+    return lake
+
+
+@pytest.fixture
+def adapted(lake) -> Lake:
+    meta_train_prior(lake, TRAIN)
+    adapt_to_domain(lake, "two", AdaptConfig(shots=3))
+    return lake
+
+
+def test_champion_answers_for_every_item(adapted):
+    report = score_items(adapted, "two", ScoreConfig(clusters=8))
+    assert (report.rung, report.model, report.version) == ("champion", "metafuse.two", "1")
+    assert report.items == 96
+    rows = adapted.read("predictions").to_pylist()
+    assert len(rows) == 96
+    answered = [row for row in rows if not row["is_abstained"]]
+    right = [row["label"] == row["item_id"].rpartition("-")[0] for row in answered]
+    assert sum(right) / len(right) >= 0.9
+    assert len(answered) + report.abstained == 96
+    assert sum(report.labels.values()) == len(answered)
+    for row in rows:
+        named = json.loads(row["probabilities_json"])
+        assert sum(named.values()) == pytest.approx(1, abs=1e-4)
+        assert max(named.values()) == pytest.approx(row["probability"], abs=1e-5)
+    assert len({row["cluster"] for row in rows}) == report.clusters == 8
+
+
+def test_scoring_again_writes_nothing(adapted):
+    first = score_items(adapted, "two", ScoreConfig())
+    version = adapted.version("predictions")
+    again = score_items(adapted, "two", ScoreConfig())
+    assert (first.is_new, again.is_new) == (True, False)
+    assert first.model_dump(exclude={"is_new", "seconds"}) == again.model_dump(exclude={"is_new", "seconds"})
+    assert adapted.version("predictions") == version
+
+
+def test_labels_do_not_change_what_a_champion_says(adapted):
+    score_items(adapted, "two", ScoreConfig())
+    add_labels(adapted, "two", {"class-00-00": "class-01"}, day=3)
+    assert not score_items(adapted, "two", ScoreConfig()).is_new
+
+
+def test_about_as_many_alarms_are_raised_as_allowed(adapted):
+    report = score_items(adapted, "two", ScoreConfig(false_alarm_rate=0.05))
+    assert report.anomalies <= 0.1 * report.items
+
+
+def test_without_champion_the_prior_answers_from_the_labels_there_are(lake):
+    meta_train_prior(lake, TRAIN)
+    report = score_items(lake, "two", ScoreConfig())
+    assert (report.rung, report.model) == ("prior_and_support", "metafuse.prior")
+
+
+def test_without_prior_nearest_centroid_answers(lake):
+    assert score_items(lake, "two", ScoreConfig()).rung == "nearest_centroid"
+
+
+def test_damaged_champion_is_passed_over(adapted, monkeypatch):
+    ref = registry.resolve("metafuse.two")
+    registry.tag(ref, {"sha256.weights.safetensors": "0" * 64})
+    assert score_items(adapted, "two", ScoreConfig()).rung == "prior_and_support"
+
+
+def test_without_labels_every_item_is_abstained_from_but_grouped(lake):
+    data = load_domain(lake, "two")
+    add_labels(lake, "two", dict.fromkeys(data.item_ids, ""), day=3)
+    report = score_items(lake, "two", ScoreConfig(clusters=4))
+    assert (report.rung, report.abstained, report.labels) == ("abstain", 96, {})
+    assert report.clusters == 4
+
+
+def test_item_without_any_view_is_abstained_from(adapted):
+    add_items(adapted, contract_of("two", TITLE, YEAR), {"empty": {}}, day=5)
+    report = score_items(adapted, "two", ScoreConfig())
+    (row,) = [row for row in adapted.read("predictions").to_pylist() if row["item_id"] == "empty"]
+    assert report.items == 97
+    assert (row["rung"], row["label"], row["is_abstained"]) == ("abstain", None, True)
+    assert (row["cluster"], row["is_anomaly"]) == (-1, False)
+
+
+def test_unknown_domain_is_named(lake):
+    with pytest.raises(UnknownDomain, match="nowhere"):
+        score_items(lake, "nowhere", ScoreConfig())
