@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
@@ -32,6 +33,7 @@ class RefusedRow:
     payload: Mapping[str, Any]
 
 
+@lru_cache(maxsize=64)
 def contract_version(contract: Contract) -> str:
     """Return the contract's version and a digest of what it says, for whoever edits without counting up."""
     digest = hashlib.sha256(dump_contract(contract).encode()).hexdigest()

@@ -133,15 +133,14 @@ def read_source(contract: Contract, source_dir: Path) -> SourceBatch:
 
 
 def locate(folder: Path, value: str, limits: MediaLimits) -> Path:
-    """Return the file that the cell `value` of a table in `folder` names.
+    """Return the file that the cell `value` of a table in `folder`, a path without links, names.
 
     Raises:
         MediaRefused: it is outside the folder, not a plain file, or larger than allowed.
     """
-    root = folder.resolve()
     try:
-        path = (root / value).resolve()
-        is_inside = path.is_relative_to(root)
+        path = (folder / value).resolve()
+        is_inside = path.is_relative_to(folder)
         status = path.stat() if is_inside else None
     except (OSError, ValueError, RuntimeError) as exc:
         raise refused("not_found", f"{value[:200]!r} is not there") from exc
@@ -295,7 +294,7 @@ def _find_media(column: Column, rows: pa.Table, files: Sequence[_TableFile]) -> 
     if column.name not in rows.column_names:
         return []
     limits = limits_of(column)
-    folders = (file.path.parent for file in files for _ in file.locators)
+    folders = [folder for file in files for folder in [file.path.parent.resolve()] * len(file.locators)]
     known: dict[tuple[Path, Any], Media] = {}
     found = []
     for folder, cell in zip(folders, rows[column.name].to_pylist(), strict=True):
