@@ -1,0 +1,199 @@
+"""`metafuse up` on real servers: schedules fire, events adapt, and nothing is left running."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from lake_of import add_labels
+from learning_lake import add_domain
+
+from data_contracts.configs import MetaTrainConfig, TrainConfig
+from data_contracts.errors import ServiceUnavailable
+from deployments.up import PREFECT_FILE, up
+from tasks import registry
+from tasks.events import deliver_outbox, enqueue, labels_arrived, pending
+from tasks.lake import Lake, open_lake
+
+pytestmark = pytest.mark.orchestrated
+
+SMALL = MetaTrainConfig(train=TrainConfig(steps=2, meta_batch=2, n_way=2, shots=(1, 2), n_query=3))
+
+
+@dataclass
+class Running:
+    """A started `up`: its process, its Prefect API and its lake."""
+
+    process: subprocess.Popen[str]
+    home: Path
+    api: str
+    mlflow: str
+    lake: Lake
+
+    def runs(self, flow: str) -> list[dict[str, Any]]:
+        """Flow runs of one flow that have begun or ended."""
+        asked = {"flows": {"name": {"any_": [flow]}}, "flow_runs": {"start_time": {"is_null_": False}}}
+        return httpx.post(f"{self.api}/flow_runs/filter", json=asked, timeout=10).json()
+
+    def wait_for(self, flow: str, is_wanted: Callable[[dict[str, Any]], bool], limit_s: float = 150) -> dict[str, Any]:
+        """The first completed run of `flow` that is wanted."""
+        deadline = time.monotonic() + limit_s
+        while time.monotonic() < deadline:
+            for run in self.runs(flow):
+                if is_wanted(run) and run["state_type"] in ("FAILED", "CRASHED"):
+                    raise AssertionError(run["state"]["message"])
+                if is_wanted(run) and run["state_type"] == "COMPLETED":
+                    return run
+            time.sleep(1)
+        raise AssertionError(f"no such run of {flow}: {[(run['name'], run['state_type']) for run in self.runs(flow)]}")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def impatient(target: Path) -> Path:
+    """The deployments file with both schedules every minute and a small training."""
+    content = yaml.safe_load(PREFECT_FILE.read_text())
+    for deployment in content["deployments"]:
+        for schedule in deployment.get("schedules", ()):
+            schedule["cron"] = "* * * * *"
+        if deployment["entrypoint"] == "flows.meta_train.meta_train":
+            deployment["parameters"] = {"config": SMALL.model_dump(mode="json")}
+    target.write_text(yaml.safe_dump(content))
+    return target
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    from data_contracts.settings import get_settings, use_home
+
+    before = dict(os.environ)
+    home = use_home(tmp_path_factory.mktemp("up") / "home").home
+    lake = open_lake()
+    add_domain(lake, "one", seed=1)
+    add_domain(lake, "two", per_class=12, spread=1.0, seed=2)
+    prefect, mlflow = free_port(), free_port()
+    file = impatient(home / "prefect.yaml")
+    script = (
+        "from pathlib import Path; from deployments.up import up;"
+        f"up(prefect_port={prefect}, mlflow_port={mlflow}, prefect_file=Path({str(file)!r}))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "Ctrl-C" in line:
+            break
+    assert process.poll() is None
+    yield Running(process, home, f"http://127.0.0.1:{prefect}/api", f"http://127.0.0.1:{mlflow}", lake)
+    process.terminate()
+    process.wait(30)
+    process.stderr.close()
+    os.environ.clear()
+    os.environ.update(before)
+    get_settings.cache_clear()
+
+
+def processes_of(home: Path) -> list[str]:
+    """Command lines of the processes, other than this one, whose environment names the home."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            environment, command = (entry / "environ").read_bytes(), (entry / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if str(home).encode() in environment and int(entry.name) != os.getpid():
+            found.append(command.replace(b"\0", b" ").decode())
+    return found
+
+
+def test_schedule_of_meta_training_fires(running: Running):
+    run = running.wait_for("meta-train", lambda run: run["auto_scheduled"])
+    assert run["name"].startswith("meta-train-20")
+    assert registry.resolve("metafuse.prior").tags["prefect.flow_run_id"] != ""
+
+
+def test_labels_that_arrive_adapt_their_domain_once(running: Running):
+    running.wait_for("meta-train", lambda run: run["auto_scheduled"])
+    add_labels(running.lake, "two", {"class-00-00": "class-01"}, day=3)
+    version = running.lake.version("labels")
+    assert version is not None
+    event = labels_arrived("two", version)
+    enqueue(running.lake, event)
+    enqueue(running.lake, event)
+    run = running.wait_for("adapt-domain", lambda run: run["parameters"].get("domain") == "two")
+    assert run["name"] == "adapt-two"
+    ref = registry.resolve("metafuse.two")
+    assert ref.tags["prefect.flow_run_id"] == run["id"]
+    assert pending(running.lake) == []
+
+
+def test_event_sent_again_under_its_id_starts_nothing(running: Running, monkeypatch: pytest.MonkeyPatch):
+    running.wait_for("adapt-domain", lambda run: run["parameters"].get("domain") == "two")
+    started = len(running.runs("adapt-domain"))
+    event = labels_arrived("two", running.lake.version("labels") or 0)
+    for _ in range(64):
+        httpx.post(f"{running.api}/events", json=[event.as_prefect()], timeout=10).raise_for_status()
+    time.sleep(20)
+    assert len(running.runs("adapt-domain")) == started
+
+
+def test_events_with_other_ids_adapt_to_the_version_that_is_there(running: Running):
+    """Every one of these starts a run; the question is the same, so all but the first find it answered."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    running.wait_for("meta-train", lambda run: run["auto_scheduled"])
+    for number in range(3):
+        enqueue(running.lake, labels_arrived("one", 1000 + number))
+    with temporary_settings({PREFECT_API_URL: running.api}):
+        assert deliver_outbox(running.lake, wait_s=30) == 3
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        runs = [run for run in running.runs("adapt-domain") if run["parameters"].get("domain") == "one"]
+        if len(runs) == 3 and all(run["state_type"] == "COMPLETED" for run in runs):
+            break
+        time.sleep(1)
+    assert [run["state_type"] for run in runs] == ["COMPLETED"] * 3
+    assert registry.resolve("metafuse.one").version == "1"
+    assert registry.resolve_or_none("metafuse.one", "2") is None
+
+
+def test_runs_show_what_they_did(running: Running):
+    running.wait_for("adapt-domain", lambda run: run["parameters"].get("domain") == "two")
+    artifacts = httpx.post(f"{running.api}/artifacts/latest/filter", json={}, timeout=10).json()
+    by_key = {artifact["key"]: artifact["data"] for artifact in artifacts}
+    assert "tuned_logreg" in by_key["adapted-two"]
+    assert "untrained" in by_key["prior"]
+
+
+def test_mlflow_server_shows_the_registered_models(running: Running):
+    running.wait_for("meta-train", lambda run: run["auto_scheduled"])
+    found = httpx.get(f"{running.mlflow}/api/2.0/mlflow/registered-models/search", timeout=10).json()
+    assert "metafuse.prior" in [model["name"] for model in found["registered_models"]]
+
+
+def test_taken_port_is_named_before_anything_starts(home: Path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ServiceUnavailable, match=f"port {port} of 127.0.0.1 cannot be used"):
+            up(prefect_port=port, mlflow_port=free_port())
+
+
+def test_terminating_leaves_no_process_behind(running: Running):
+    assert len(processes_of(running.home)) >= 4
+    running.process.send_signal(signal.SIGINT)
+    assert running.process.wait(45) == 0
+    assert processes_of(running.home) == []
