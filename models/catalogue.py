@@ -1,27 +1,31 @@
 """The learners there are, by name: the allow-list from which anything stored is rebuilt."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from data_contracts.errors import ModelError, ModelRefused
+from models.fused import FusedLearner, FusedModel
 from models.learner import DomainModel, MetaLearner
-from models.metric.prototypical import PrototypicalLearner, PrototypicalModel
+from models.metric.prototypical import PrototypicalHead
 
-LEARNERS: dict[str, type[PrototypicalLearner]] = {"metric": PrototypicalLearner}
-DOMAIN_MODELS: dict[str, type[PrototypicalModel]] = {"metric": PrototypicalModel}
+HEADS: dict[str, Callable[[], nn.Module]] = {"metric": PrototypicalHead}
+
+LEARNERS: tuple[str, ...] = tuple(HEADS)
+"""Names on the command line and in reports."""
 
 
-def build_learner(name: str) -> MetaLearner:
+def build_learner(kind: str) -> MetaLearner:
     """Return a new, untrained learner.
 
     Raises:
-        ModelError: there is no learner of that name.
+        ModelError: there is no learner of that kind.
     """
-    if name not in LEARNERS:
-        raise ModelError(f"there is no learner {name!r}; choose from {', '.join(LEARNERS)}.", learner=name)
-    return LEARNERS[name]()
+    if kind not in HEADS:
+        raise ModelError(f"there is no learner {kind!r}; choose from {', '.join(LEARNERS)}.", learner=kind)
+    return _new(kind)
 
 
 def load_learner(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> MetaLearner:
@@ -30,7 +34,9 @@ def load_learner(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Me
     Raises:
         ModelRefused: its kind is not on the list, or its weights do not fit its kind.
     """
-    learner: MetaLearner = _load(LEARNERS, config, weights)
+    learner = _listed(config)
+    with _refusing(learner.kind):
+        learner.restore(weights)
     return learner
 
 
@@ -40,16 +46,30 @@ def load_domain_model(config: Mapping[str, Any], weights: Mapping[str, Tensor]) 
     Raises:
         ModelRefused: its kind is not on the list, or its weights do not fit its kind.
     """
-    model: DomainModel = _load(DOMAIN_MODELS, config, weights)
-    return model
+    learner = _listed(config)
+    with _refusing(learner.kind):
+        return FusedModel.load(learner, config, weights)
 
 
-def _load(kinds: Mapping[str, Any], config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Any:
+def _new(kind: str) -> FusedLearner:
+    return FusedLearner(kind, HEADS[kind]())
+
+
+def _listed(config: Mapping[str, Any]) -> FusedLearner:
     kind = str(config.get("kind"))
-    if kind not in kinds:
-        raise ModelRefused(f"the stored model is of kind {kind!r}; this version knows {', '.join(kinds)}.", kind=kind)
+    if kind not in HEADS:
+        raise ModelRefused(
+            f"the stored model is of kind {kind!r}; this version knows {', '.join(LEARNERS)}. "
+            "Use the version that stored it, or register a new one.",
+            kind=kind,
+        )
+    return _new(kind)
+
+
+@contextmanager
+def _refusing(kind: str) -> Iterator[None]:
     try:
-        return kinds[kind].load(config, weights)
+        yield
     except (KeyError, RuntimeError, TypeError, ValueError) as exc:
         raise ModelRefused(
             f"the stored weights do not fit a model of kind {kind!r} ({exc}). "

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -33,6 +33,7 @@ Report = Callable[[str], None]
 """Told in a few words what is being done."""
 
 
+@runtime_checkable
 class EpisodeLearner(Protocol):
     """Anything that answers episodes."""
 

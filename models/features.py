@@ -41,9 +41,9 @@ class DomainData:
 
     @cached_property
     def means(self) -> dict[str, Float[Tensor, " _"]]:
-        """Mean of each view's unit-norm features over the items that have it; labels play no part."""
+        """Mean of each view's unit-norm features over the items that have it, zero if none has; labels play no part."""
         return {
-            view.name: normalize(self.features[view.name][self.presence[:, number]], dim=-1).mean(0)
+            view.name: normalize(self.features[view.name], dim=-1).sum(0) / self.presence[:, number].sum().clamp(min=1)
             for number, view in enumerate(self.views)
         }
 

@@ -1,7 +1,7 @@
 """What every meta-learner and every adapted model offers, whichever family it belongs to."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from models.features import DomainData, ViewSpec
 class DomainModel(Protocol):
     """A model adapted to one domain: small, self-contained, needing no prior to predict."""
 
-    kind: ClassVar[str]
+    kind: str
     classes: tuple[str, ...]
     views: tuple[ViewSpec, ...]
 
@@ -44,7 +44,7 @@ class DomainModel(Protocol):
 class MetaLearner(Protocol):
     """A prior over domains: trained on episodes of many domains, adapted to one from a few labels."""
 
-    kind: ClassVar[str]
+    kind: str
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Return what the outer loop trains."""

@@ -1,0 +1,184 @@
+"""Learners that answer from similarities: place the items, weigh the views, and let a head decide.
+
+A head sees only `EpisodeGrams` and view weights, so any head works with any views, encoders and dimensions, and one
+learner, one domain model and one stored form serve every family whose answer is a function of similarities.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from models.episodes import EpisodeBatch, one_hot
+from models.features import DomainData, ViewSpec
+from models.fusion import ViewWeights, modality_numbers
+from models.geometry import centre, centred_views
+from models.grams import EpisodeGrams, distinct_rows, gather_grams
+from models.placement import Placement, has_view, pool_rows
+
+
+class FusedLearner(nn.Module):
+    """A prior over domains: where items lie, how much views count, and a head that classifies from that."""
+
+    def __init__(self, kind: str, head: nn.Module) -> None:
+        """Build from a head called as `head(grams, weights) -> logits [batch, query, way]`."""
+        super().__init__()
+        self.kind = kind
+        self.placement = Placement()
+        self.view_weights = ViewWeights()
+        self.head = head
+
+    def fit_statistics(self, domains: Sequence[DomainData], classes: tuple[str, ...]) -> None:
+        """Fit what needs no gradient: the within-class scatter of each shared encoder over `classes`."""
+        self.placement.fit(domains, classes)
+
+    def meta_loss(self, episodes: EpisodeBatch) -> Float[Tensor, ""]:
+        """Return the mean cross-entropy of the queries."""
+        answers = self.log_probabilities(episodes)
+        return cross_entropy(answers.flatten(0, 1), episodes.query_labels.flatten(), ignore_index=-1)
+
+    def log_probabilities(self, episodes: EpisodeBatch) -> Float[Tensor, "batch query way"]:
+        """Adapt to each episode's support and return log-probabilities of its queries.
+
+        Items are placed once for the whole batch, with the strengths for its mean shot.
+        """
+        rows, support, query = distinct_rows(episodes)
+        modalities = modality_numbers(episodes.domain.views)
+        shot = episodes.membership.sum((1, 2)).mean() / episodes.n_way
+        views = self.placement.place_domain(episodes.domain, rows, self.view_weights.prior(modalities), shot)
+        grams = gather_grams(views, has_view(views), support, query, episodes.membership)
+        return self.classify(grams, modalities).log_softmax(-1)
+
+    def classify(self, grams: EpisodeGrams, modalities: Int[Tensor, " view"]) -> Float[Tensor, "batch query way"]:
+        """Return logits of the queries."""
+        logits: Tensor = self.head(grams, self.view_weights(grams, modalities))
+        return logits
+
+    def adapt(self, domain: DomainData, support: Int[Tensor, " support"]) -> "FusedModel":
+        """Adapt to one domain from its labelled rows `support`."""
+        with torch.no_grad():
+            return fit_model(self, domain, support)
+
+    def config(self) -> dict[str, Any]:
+        """Return what rebuilds the learner."""
+        return {"kind": self.kind}
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return parameters and bases by name."""
+        return {**{name: value.detach() for name, value in self.named_parameters()}, **self.placement.stored_bases()}
+
+    def restore(self, stored: Mapping[str, Tensor]) -> None:
+        """Take parameters and bases from what `weights` gave (KeyError or RuntimeError if they do not fit)."""
+        self.load_state_dict({name: stored[name] for name, _ in self.named_parameters()})
+        self.placement.restore_bases(stored)
+
+
+class FusedModel:
+    """One domain's labelled items, placed, with the prior and the unlabelled pool that place further ones."""
+
+    def __init__(
+        self,
+        learner: FusedLearner,
+        views: tuple[ViewSpec, ...],
+        classes: tuple[str, ...],
+        tensors: Mapping[str, Tensor],
+        pool_ids: tuple[str, ...],
+    ) -> None:
+        self.kind = learner.kind
+        self.learner = learner
+        self.views = views
+        self.classes = classes
+        self.tensors = dict(tensors)
+        self.pool_ids = pool_ids
+
+    @property
+    def view_weights(self) -> dict[str, float]:
+        """Share of the decision that each view carries; shares sum to 1."""
+        with torch.no_grad():
+            weights = self.learner.view_weights(self._grams(self._support()), modality_numbers(self.views))
+        return dict(zip((view.name for view in self.views), weights[0].tolist(), strict=True))
+
+    def predict(self, data: DomainData) -> Float[Tensor, "item way"]:
+        """Return calibrated class probabilities; an item without any view gets the uniform row."""
+        with torch.no_grad():
+            grams = self._grams(self._place(data))
+            return self.learner.classify(grams, modality_numbers(self.views))[0].softmax(-1)
+
+    def embed(self, data: DomainData) -> Float[Tensor, "item dim"]:
+        """Return items in the fused space, whose squared distances are the weighted sums of those of the views."""
+        shares = self.view_weights
+        with torch.no_grad():
+            return torch.cat([shares[name] ** 0.5 * items for name, items in self._place(data).items()], dim=-1)
+
+    def config(self) -> dict[str, Any]:
+        """Return what rebuilds the model: views, classes and the ids of the pool."""
+        return {
+            "kind": self.kind,
+            "views": [asdict(view) for view in self.views],
+            "classes": list(self.classes),
+            "pool_ids": list(self.pool_ids),
+        }
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the prior's numbers (`prior/…`), the pool, the means and the placed support."""
+        return {**{f"prior/{name}": value for name, value in self.learner.weights().items()}, **self.tensors}
+
+    @classmethod
+    def load(cls, learner: FusedLearner, config: Mapping[str, Any], stored: Mapping[str, Tensor]) -> "FusedModel":
+        """Rebuild a model, and the untrained `learner` of its kind, from what `config` and `weights` gave."""
+        learner.restore({name.removeprefix("prior/"): value for name, value in stored.items()})
+        own = {name: value for name, value in stored.items() if not name.startswith("prior/")}
+        views = tuple(ViewSpec(**view) for view in config["views"])
+        return cls(learner, views, tuple(config["classes"]), own, tuple(config["pool_ids"]))
+
+    def _support(self) -> dict[str, Float[Tensor, "support _"]]:
+        return {view.name: self.tensors[f"support/{view.name}"] for view in self.views}
+
+    def _place(self, data: DomainData) -> dict[str, Float[Tensor, "item _"]]:
+        numbers = {view.name: number for number, view in enumerate(data.views)}
+        rows = {
+            view.name: centre(
+                data.features[view.name], self.tensors[f"mean/{view.name}"], data.presence[:, numbers[view.name]]
+            )
+            if view.name in numbers
+            else torch.zeros(len(data), view.dim)
+            for view in self.views
+        }
+        pool = {view.name: self.tensors[f"pool/{view.name}"].float() for view in self.views}
+        position = {item_id: number for number, item_id in enumerate(self.pool_ids)}
+        own = torch.tensor([position.get(item_id, -1) for item_id in data.item_ids])
+        is_same = own[:, None] == torch.arange(len(self.pool_ids))
+        weights = self.learner.view_weights.prior(modality_numbers(self.views))
+        return self.learner.placement.place(self.views, rows, pool, is_same, weights, self.tensors["shot"])
+
+    def _grams(self, queries: Mapping[str, Float[Tensor, "item _"]]) -> EpisodeGrams:
+        support = self._support()
+        return EpisodeGrams(
+            support=torch.stack([support[name] @ support[name].T for name in support]).unsqueeze(0),
+            cross=torch.stack([queries[name] @ support[name].T for name in support]).unsqueeze(0),
+            support_presence=has_view(support).T.unsqueeze(0),
+            query_presence=has_view(queries).T.unsqueeze(0),
+            membership=one_hot(self.tensors["labels"], len(self.classes)).unsqueeze(0),
+        )
+
+
+def fit_model(learner: FusedLearner, domain: DomainData, support: Int[Tensor, " support"]) -> FusedModel:
+    """Place the support and keep what is needed to place further items the same way."""
+    labels = domain.labels[support]
+    shot = torch.tensor(len(support) / len(domain.classes))
+    pool = pool_rows(domain)
+    weights = learner.view_weights.prior(modality_numbers(domain.views))
+    placed = learner.placement.place_domain(domain, support, weights, shot)
+    tensors = {
+        "shot": shot,
+        "labels": labels,
+        **{f"mean/{name}": mean for name, mean in domain.means.items()},
+        **{f"pool/{name}": items.half() for name, items in centred_views(domain, pool).items()},
+        **{f"support/{name}": items for name, items in placed.items()},
+    }
+    pool_ids = tuple(domain.item_ids[row] for row in pool.tolist())
+    return FusedModel(learner, domain.views, domain.classes, tensors, pool_ids)
