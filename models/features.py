@@ -42,9 +42,10 @@ class DomainData:
     @cached_property
     def means(self) -> dict[str, Float[Tensor, " _"]]:
         """Mean of each view's unit-norm features over the items that have it, zero if none has; labels play no part."""
+        shares = self.presence / self.presence.sum(0).clamp(min=1)
         return {
-            view.name: normalize(self.features[view.name], dim=-1).sum(0) / self.presence[:, number].sum().clamp(min=1)
-            for number, view in enumerate(self.views)
+            view.name: share @ normalize(self.features[view.name], dim=-1)
+            for view, share in zip(self.views, shares.T, strict=True)
         }
 
     def view_number(self, name: str) -> int:

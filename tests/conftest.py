@@ -1,4 +1,7 @@
-"""A home directory of its own for every test that asks for one; the environment is put back afterwards."""
+"""A home directory of its own for every test that asks for one; the environment is put back afterwards.
+
+Shapes and types in `models` are checked in every test: the hook must be there before anything imports them.
+"""
 
 import os
 import shutil
@@ -6,8 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from jaxtyping import install_import_hook
 
 from data_contracts.settings import get_settings, use_home
+
+install_import_hook("models", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")  # int is a float
 
 
 @pytest.fixture

@@ -1,0 +1,25 @@
+"""One thread for every test of the maths: they are small, and the machine is shared."""
+
+import pytest
+import torch
+from synthetic import make_domain
+
+from models.catalogue import LEARNERS
+from models.features import DomainData
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def toys() -> DomainData:
+    """Eight classes of twelve items with three views, a tenth of them missing."""
+    return make_domain("toys", missing=0.1)
+
+
+@pytest.fixture(params=LEARNERS)
+def kind(request: pytest.FixtureRequest) -> str:
+    """Every kind of learner there is."""
+    return str(request.param)

@@ -1,0 +1,92 @@
+"""Small domains whose classes are clouds around centres that all domains share."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from models.catalogue import build_learner
+from models.episodes import EpisodeBatch, EpisodeSampler
+from models.features import DomainData, ViewSpec
+from models.fused import FusedLearner
+
+TITLE = ViewSpec("title", "text", "words-1", 12)
+PICTURE = ViewSpec("picture", "image", "pixels-1", 16)
+FACTS = ViewSpec("facts", "tabular", "numbers-1", 6)
+VIEWS = (TITLE, PICTURE, FACTS)
+
+NOISE = {"title": 0.8, "picture": 1.2, "facts": 3.0}
+"""How far items lie from the centre of their class, per number; a view not named here has 1."""
+
+
+def class_names(count: int, *, start: int = 0) -> tuple[str, ...]:
+    return tuple(f"class-{number:02d}" for number in range(start, start + count))
+
+
+def make_domain(
+    name: str = "toys",
+    *,
+    classes: Sequence[str] | int = 8,
+    per_class: int = 12,
+    views: Sequence[ViewSpec] = VIEWS,
+    missing: float = 0.0,
+    unlabelled: int = 0,
+    seed: int = 0,
+) -> DomainData:
+    """Draw a domain: an offset of its own, a centre per class that depends on class and encoder alone, and noise."""
+    names = class_names(classes) if isinstance(classes, int) else tuple(classes)
+    draw = torch.Generator().manual_seed(seed)
+    truth = torch.arange(len(names)).repeat_interleave(per_class)
+    features, presence = {}, torch.rand(len(truth), len(views), generator=draw) >= missing
+    for number, view in enumerate(views):
+        centres = torch.stack([centre_of(label, view) for label in names])
+        offset = torch.randn(view.dim, generator=draw)
+        noise = NOISE.get(view.name, 1.0) * torch.randn(len(truth), view.dim, generator=draw)
+        features[view.name] = (centres[truth] + offset + noise) * presence[:, number, None]
+    labels = truth.clone()
+    labels[torch.randperm(len(truth), generator=draw)[:unlabelled]] = -1
+    ids = tuple(f"{name}-{number:04d}" for number in range(len(truth)))
+    return DomainData(name, tuple(views), features, presence, labels, names, ids)
+
+
+def centre_of(label: str, view: ViewSpec) -> Tensor:
+    """The centre of a class under an encoder, the same in every domain."""
+    seed = int.from_bytes(f"{label}/{view.encoder_id}".encode(), "big") % 2**31
+    return 1.5 * torch.randn(view.dim, generator=torch.Generator().manual_seed(seed))
+
+
+def draw(
+    domain: DomainData, batch: int = 6, n_way: int = 4, n_shot: int = 2, n_query: int = 5, *, seed: int = 0
+) -> EpisodeBatch:
+    return EpisodeSampler(domain).sample(batch, n_way, n_shot, n_query, torch.Generator().manual_seed(seed))
+
+
+def support_of(domain: DomainData, n_shot: int) -> Tensor:
+    """The first rows of every class."""
+    rows = [(domain.labels == number).nonzero().flatten()[:n_shot] for number in range(len(domain.classes))]
+    return torch.cat(rows)
+
+
+def without_view(domain: DomainData, name: str) -> DomainData:
+    """The same items with one view never heard of."""
+    kept = [number for number, view in enumerate(domain.views) if view.name != name]
+    return replace(
+        domain,
+        views=tuple(domain.views[number] for number in kept),
+        features={view: matrix for view, matrix in domain.features.items() if view != name},
+        presence=domain.presence[:, kept],
+    )
+
+
+def departed_learner(kind: str = "metric", domains: Sequence[DomainData] = ()) -> FusedLearner:
+    """A learner that is nowhere near its start: every parameter has moved, and strengths depend on the shot."""
+    learner = build_learner(kind)
+    assert isinstance(learner, FusedLearner)
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in learner.parameters():
+            parameter.add_(0.3 * torch.rand(parameter.shape, generator=generator) + 0.1)
+    if domains:
+        learner.fit_statistics(domains, domains[0].classes)
+    return learner
