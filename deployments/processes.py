@@ -15,6 +15,10 @@ from typing import IO
 
 from data_contracts.errors import ServiceUnavailable
 
+LAST_WORDS_S = 2.0
+"""How long what is left of a stopped service may take to end."""
+_HAS_PROC = Path("/proc/self/stat").exists()
+
 
 @dataclass
 class Service:
@@ -52,19 +56,19 @@ class Service:
         """End the process and everything it started: politely, and after `patience_s` by force."""
         family = [self.process.pid, *descendants(self.process.pid)]
         _signal([self.process.pid], signal.SIGTERM)
-        if not self._ends_within(patience_s):
-            _signal(family, signal.SIGTERM)
-            self._ends_within(2.0)
-        _signal([pid for pid in family if _is_alive(pid)], signal.SIGKILL)
+        self._end_within(patience_s, [self.process.pid])
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            left = [pid for pid in family if _is_alive(pid)]
+            _signal(left, number)
+            self._end_within(LAST_WORDS_S, left)
         _signal_group(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
-    def _ends_within(self, seconds: float) -> bool:
-        try:
-            self.process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            return False
-        return True
+    def _end_within(self, seconds: float, pids: Sequence[int]) -> None:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and any(map(_is_alive, pids)):
+            self.process.poll()  # lets an ended child go
+            time.sleep(0.05)
 
 
 def start(name: str, command: Sequence[str], log: Path, environment: Mapping[str, str]) -> Service:
@@ -121,14 +125,13 @@ def _spawn(command: Sequence[str], output: IO[bytes], environment: Mapping[str, 
 
 def _parents() -> str:
     """`pid ppid` lines of all processes."""
-    if Path("/proc/self/stat").exists():
+    if _HAS_PROC:
         lines = []
         for entry in Path("/proc").glob("[0-9]*/stat"):
             try:
-                fields = entry.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+                lines.append(f"{entry.parent.name} {_fields(entry)[1]}")
             except (FileNotFoundError, ProcessLookupError):
                 continue  # it ended while we looked
-            lines.append(f"{entry.parent.name} {fields[1]}")
         return "\n".join(lines)
     return subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
 
@@ -149,11 +152,17 @@ def _signal_group(pid: int, number: signal.Signals) -> None:
 
 
 def _is_alive(pid: int) -> bool:
+    """Say whether a process runs; one that has ended but that nobody has waited for does not."""
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+        return _fields(Path(f"/proc/{pid}/stat"))[0] != "Z" if _HAS_PROC else True
+    except (ProcessLookupError, FileNotFoundError):
         return False
-    return True
+
+
+def _fields(stat: Path) -> list[str]:
+    """State, parent and what else follows the command's name in Linux's /proc/PID/stat."""
+    return stat.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
 
 
 class Probe:

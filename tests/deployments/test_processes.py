@@ -1,0 +1,72 @@
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from data_contracts.errors import ServiceUnavailable
+from deployments.processes import Probe, descendants, run, start, wait_until
+
+STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
+PARENT = (
+    "import subprocess, sys, time;"
+    "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'], start_new_session=True);"
+    "print(child.pid, flush=True); time.sleep(60)"
+)
+
+
+def python(code: str) -> list[str]:
+    return [sys.executable, "-c", code]
+
+
+def is_running(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def wait_for_line(log: Path) -> str:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        if "\n" in log.read_text():
+            return log.read_text().split("\n")[0]
+        time.sleep(0.05)
+    raise AssertionError("nothing was written")
+
+
+def test_process_that_ignores_the_request_is_ended_by_force(tmp_path: Path):
+    service = start("stubborn", python(STUBBORN), tmp_path / "log", os.environ)
+    wait_for_line(tmp_path / "log")
+    service.stop(patience_s=0.3)
+    assert not service.is_running
+
+
+def test_process_in_a_session_of_its_own_ends_with_its_parent(tmp_path: Path):
+    service = start("parent", python(PARENT), tmp_path / "log", os.environ)
+    child = int(wait_for_line(tmp_path / "log"))
+    assert child in descendants(service.process.pid)
+    service.stop(patience_s=0.3)
+    assert not is_running(child)
+
+
+def test_process_that_ends_is_reported_with_its_last_words(tmp_path: Path):
+    service = start("server", python("import sys; print('no database'); sys.exit(3)"), tmp_path / "log", os.environ)
+    with pytest.raises(ServiceUnavailable, match=r"server ended with code 3: no database\. Its log is"):
+        wait_until(service, Probe("http://127.0.0.1:9"), limit_s=10)
+
+
+def test_process_that_never_answers_is_reported(tmp_path: Path):
+    service = start("server", python("import time; time.sleep(60)"), tmp_path / "log", os.environ)
+    with pytest.raises(ServiceUnavailable, match="did not answer within 1 s"):
+        wait_until(service, Probe("http://127.0.0.1:9"), limit_s=1)
+    service.stop()
+
+
+def test_failed_command_is_reported(tmp_path: Path):
+    with pytest.raises(ServiceUnavailable, match="deploy did not succeed: wrong file"):
+        run("deploy", python("raise SystemExit('wrong file')"), tmp_path / "log", os.environ, limit_s=10)
+
+
+def test_command_that_takes_too_long_is_ended(tmp_path: Path):
+    with pytest.raises(ServiceUnavailable, match="deploy did not succeed"):
+        run("deploy", python("import time; time.sleep(60)"), tmp_path / "log", os.environ, limit_s=0.5)
