@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -109,8 +109,9 @@ class Scorer:
         for spec, encoder in pairs:
             if spec.encoder_id != encoder.encoder_id:
                 raise ModelRefused(
-                    f"the model of {self.contract.domain!r} reads view {spec.name!r} as encoded by {spec.encoder_id!r}, "
-                    f"but this installation has {encoder.encoder_id!r}. Adapt the domain again with this installation.",
+                    f"the model of {self.contract.domain!r} reads view {spec.name!r} as encoded by "
+                    f"{spec.encoder_id!r}, but this installation has {encoder.encoder_id!r}. "
+                    "Adapt the domain again with this installation.",
                     view=spec.name,
                 )
         return pairs
@@ -130,11 +131,12 @@ class Scorer:
         return [_table_row(row, field.columns) for row in rows]
 
     def _decoded(self, values: Sequence[Any], field: View) -> list[Any]:
-        from tasks.decode import decode_many, limits_of
+        from tasks.decode import MediaModality, decode_many, limits_of
 
         present = {number: _from_base64(value, field.name) for number, value in enumerate(values) if _is_given(value)}
         refs = [(hashlib.sha256(content).hexdigest(), content) for content in present.values()]
-        decoded = decode_many(refs, field.modality, limits_of(self.contract.column(field.name)))
+        limits = limits_of(self.contract.column(field.name))
+        decoded = decode_many(refs, cast(MediaModality, field.modality), limits)
         contents: list[Any] = [None] * len(values)
         for number, content in zip(present, decoded, strict=True):
             if isinstance(content, MediaRefused):

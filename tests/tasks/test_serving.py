@@ -1,0 +1,201 @@
+"""A registered model answers raw values as the lake's own features would be answered."""
+
+import base64
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data_contracts.configs import AdaptConfig, MetaTrainConfig, TrainConfig
+from data_contracts.errors import ContractError, MediaRefused, ModelRefused
+from data_contracts.settings import get_settings, use_home
+from tasks import registry
+from tasks.adapt import adapt_to_domain
+from tasks.contracts import contract_in_force
+from tasks.embed import embed_domain
+from tasks.features import load_domain
+from tasks.ingest import ingest
+from tasks.lake import Lake, open_lake
+from tasks.media import open_media
+from tasks.serving import Scorer
+from tasks.train import meta_train_prior
+
+pytestmark = pytest.mark.slow
+
+CONTRACT = """\
+apiVersion: v3.1.0
+kind: DataContract
+id: urn:test:shapes
+name: shapes
+version: 1.0.0
+status: active
+servers:
+  - {server: local, type: local, path: items.csv, format: csv}
+schema:
+  - name: items
+    logicalType: object
+    properties:
+      - {name: item_id, logicalType: string, primaryKey: true}
+      - {name: title, logicalType: string, customProperties: [{property: modality, value: text}]}
+      - {name: picture, logicalType: string, customProperties: [{property: modality, value: image}]}
+      - {name: weight, logicalType: number, customProperties: [{property: modality, value: tabular}]}
+      - {name: label, logicalType: string, customProperties: [{property: modality, value: label}]}
+"""
+COLOURS = {"apple": (200, 30, 30), "leaf": (30, 160, 40), "sea": (20, 60, 200), "sun": (250, 220, 40)}
+N_WAY, PER_CLASS = 4, 5
+
+
+def picture_of(colour: tuple[int, int, int], number: int, path: Path) -> None:
+    pixels = np.full((64, 64, 3), 255, np.uint8)
+    pixels[8 + number : 56 - number, 8:56] = colour
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> Iterator[Path]:
+    """The folder of a source that was ingested, embedded and adapted to, in a home of its own."""
+    before = dict(os.environ)
+    os.environ["METAFUSE_THREADS"] = "1"
+    home = use_home(tmp_path_factory.mktemp("shapes") / "home").home
+    (home / "mlflow.db").write_bytes(empty_mlflow.read_bytes())
+    folder = home.parent / "source"
+    folder.mkdir()
+    lines = ["item_id,title,picture,weight,label"]
+    for place, (label, colour) in enumerate(COLOURS.items()):
+        for number in range(PER_CLASS):
+            picture_of(colour, number, folder / f"{label}{number}.png")
+            lines.append(f"{label}{number},a picture of the {label},{label}{number}.png,{10 * place + number},{label}")
+    (folder / "items.csv").write_text("\n".join(lines) + "\n")
+    (folder / "contract.yaml").write_text(CONTRACT)
+    lake = open_lake()
+    ingest(folder / "contract.yaml", folder, lake, open_media(), get_settings().docs)
+    embed_domain(lake, open_media(), contract_in_force(lake, "shapes"))
+    train_and_adapt(lake)
+    yield folder
+    os.environ.clear()
+    os.environ.update(before)
+    get_settings.cache_clear()
+
+
+def train_and_adapt(lake: Lake) -> None:
+    """Register a prior from another, made-up domain, because four classes are too few for one; then adapt."""
+    from learning_lake import add_domain
+
+    add_domain(lake, "made-up")
+    train = TrainConfig(steps=0, n_way=2, shots=(1,), n_query=2)
+    meta_train_prior(lake, MetaTrainConfig(domains=("made-up",), train=train))
+    adapt_to_domain(lake, "shapes", AdaptConfig(shots=2))
+
+
+@pytest.fixture(scope="module")
+def files(shapes: Path) -> tuple[Path, Path]:
+    """`config.json` and `weights.safetensors` of the registered model."""
+    import mlflow
+
+    ref = registry.resolve("metafuse.shapes")
+    folder = mlflow.artifacts.download_artifacts(artifact_uri=f"models:/{ref.name}/{ref.version}/artifacts")
+    return Path(folder, "config.json"), Path(folder, "weights.safetensors")
+
+
+@pytest.fixture(scope="module")
+def scorer(files: tuple[Path, Path]) -> Scorer:
+    return Scorer.read(*files)
+
+
+def row_of(folder: Path, label: str, number: int) -> dict[str, Any]:
+    picture = base64.b64encode((folder / f"{label}{number}.png").read_bytes()).decode()
+    weight = 10 * list(COLOURS).index(label) + number
+    return {
+        "item_id": f"{label}{number}",
+        "title": f"a picture of the {label}",
+        "picture": picture,
+        "weight": weight,
+    }
+
+
+def test_raw_values_are_answered_as_stored_features_are(shapes: Path, scorer: Scorer):
+    data = load_domain(open_lake(), "shapes")
+    model, _ = registry.load_domain_model("shapes")
+    wanted = model.predict(data)
+    rows = [row_of(shapes, item[:-1], int(item[-1])) for item in data.item_ids]
+    answers = scorer.answer(rows)
+    given = torch.tensor([[answer["probabilities"][name] for name in model.classes] for answer in answers])
+    torch.testing.assert_close(given, wanted, atol=1e-4, rtol=1e-3)
+
+
+def test_missing_fields_are_left_out_of_the_decision(shapes: Path, scorer: Scorer):
+    full = row_of(shapes, "sea", 4)
+    answers = scorer.answer([{"title": full["title"]}, {"picture": full["picture"]}, {"title": float("nan")}, {}])
+    assert [answer["label"] for answer in answers[:2]] == ["sea", "sea"]
+    assert answers[3]["probability"] == pytest.approx(1 / N_WAY, abs=0.01)
+    assert answers[2]["probabilities"] == answers[3]["probabilities"]
+
+
+def test_picture_that_is_not_base64_is_refused(scorer: Scorer):
+    with pytest.raises(ContractError, match="column 'picture' of the request must hold the bytes of a file as base64"):
+        scorer.answer([{"picture": "not base64!"}])
+
+
+def test_picture_that_cannot_be_decoded_is_refused(scorer: Scorer):
+    with pytest.raises(MediaRefused):
+        scorer.answer([{"picture": base64.b64encode(b"MZ not a picture").decode()}])
+
+
+def test_model_of_other_encoders_is_refused(files: tuple[Path, Path], tmp_path: Path):
+    config, weights = files
+    text = config.read_text()
+    encoder_id = next(view.encoder_id for view in Scorer.read(*files).model.views if view.name == "title")
+    other = tmp_path / "config.json"
+    other.write_text(text.replace(encoder_id, "another-encoder"))
+    with pytest.raises(ModelRefused, match="encoded by 'another-encoder'"):
+        Scorer.read(other, weights).answer([{"title": "a picture of the sea"}])
+
+
+@pytest.mark.orchestrated
+def test_mlflow_serves_a_request_with_text_and_a_picture(shapes: Path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    uri = "models:/metafuse.shapes@champion"
+    serve = ["models", "serve", "-m", uri, "--env-manager", "local", "--port", str(port), "--workers", "1"]
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # MLflow starts `uvicorn` by name
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": get_settings().mlflow, "PATH": path}
+    server = subprocess.Popen([sys.executable, "-m", "mlflow", *serve], env=environment, start_new_session=True)
+    try:
+        wait_for(f"http://127.0.0.1:{port}/ping", server)
+        rows = [row_of(shapes, "sun", 4), {"title": "a picture of the leaf"}]
+        request = {"dataframe_records": rows}
+        answered = httpx.post(f"http://127.0.0.1:{port}/invocations", json=request, timeout=120)
+        assert answered.status_code == 200, answered.text
+        answers = answered.json()["predictions"]
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+    assert [answer["label"] for answer in answers] == ["sun", "leaf"]
+    assert sum(answers[0]["probabilities"].values()) == pytest.approx(1, abs=1e-4)
+
+
+def wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        assert server.poll() is None
+        try:
+            if httpx.get(url, timeout=2).status_code == 200:
+                return
+        except httpx.HTTPError:
+            pass
+        time.sleep(0.5)
+    raise AssertionError(f"{url} did not answer")
