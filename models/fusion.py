@@ -31,8 +31,11 @@ class ViewWeights(nn.Module):
         return self.bias[modalities].softmax(-1)
 
     def forward(self, grams: EpisodeGrams, modalities: Int[Tensor, " view"]) -> Float[Tensor, "batch view"]:
-        """Return weights per episode; they sum to 1 over the views."""
-        return (self.bias[modalities] + separability(grams) @ self.evidence).softmax(-1)
+        """Return weights per episode; they sum to 1 over the views, and a view that no support item has gets none."""
+        statistics = separability(grams)
+        is_met = statistics[..., -1] > 0
+        is_unmet = ~is_met & is_met.any(-1, keepdim=True)
+        return (self.bias[modalities] + statistics @ self.evidence).masked_fill(is_unmet, -torch.inf).softmax(-1)
 
 
 def separability(grams: EpisodeGrams) -> Float[Tensor, "batch view 3"]:

@@ -17,12 +17,17 @@ from models.features import DomainData
 SHRINKAGE = 0.5
 """Weight of the identity in the within-class covariance (Ledoit and Wolf, 2004, with a fixed intensity)."""
 
+ROUNDING = 1e-5
+"""Unit-norm items nearer than this to their mean differ from it by rounding alone."""
+
 
 def centre(
     features: Float[Tensor, "item dim"], mean: Float[Tensor, " dim"], is_present: Bool[Tensor, " item"]
 ) -> Float[Tensor, "item dim"]:
-    """Return unit-norm items about their domain's mean; zero where the view is absent."""
-    return normalize(normalize(features, dim=-1) - mean, dim=-1) * is_present.unsqueeze(-1)
+    """Return unit-norm items about their domain's mean; zero where the view is absent or no different from the mean."""
+    offset = normalize(features, dim=-1) - mean
+    is_apart = offset.square().sum(-1) > ROUNDING**2
+    return normalize(offset, dim=-1) * (is_present & is_apart).unsqueeze(-1)
 
 
 def centred_views(domain: DomainData, rows: Int[Tensor, " row"]) -> dict[str, Float[Tensor, "row _"]]:
@@ -78,7 +83,7 @@ def fit_bases(
 
 def _leading_directions(covariance: Float[Tensor, "dim dim"], rank: int) -> WithinClassBasis:
     values, vectors = torch.linalg.eigh(covariance)
-    shrunk = (1 - SHRINKAGE) * values / values.mean() + SHRINKAGE
+    shrunk = (1 - SHRINKAGE) * values / values.mean().clamp(min=ROUNDING**2) + SHRINKAGE
     return WithinClassBasis(vectors[:, -rank:].flip(1).contiguous(), (shrunk[-rank:].flip(0) / SHRINKAGE).clamp(min=1))
 
 

@@ -1,0 +1,92 @@
+import torch
+from synthetic import draw, make_domain
+from torch.nn.functional import normalize
+
+from models.episodes import EpisodeBatch
+from models.geometry import centred_views
+from models.grams import EpisodeGrams, distinct_rows, gather_grams, squared_distances
+
+
+def grams_of(batch: EpisodeBatch) -> EpisodeGrams:
+    rows, support, query = distinct_rows(batch)
+    return gather_grams(
+        centred_views(batch.domain, rows), batch.domain.presence[rows], support, query, batch.membership
+    )
+
+
+def by_hand(support: list[list[float]], queries: list[list[float]], labels: list[int], n_way: int) -> EpisodeGrams:
+    """One episode with one view; a row of zeros is an item without it."""
+    own, others = torch.tensor(support), torch.tensor(queries)
+    return EpisodeGrams(
+        support=(own @ own.T)[None, None],
+        cross=(others @ own.T)[None, None],
+        support_presence=own.any(1)[None, None],
+        query_presence=others.any(1)[None, None],
+        membership=torch.nn.functional.one_hot(torch.tensor(labels), n_way).float()[None],
+    )
+
+
+def test_distinct_rows_name_every_row_once_and_lead_back():
+    batch = draw(make_domain())
+    rows, support, query = distinct_rows(batch)
+    assert len(rows.unique()) == len(rows)
+    assert torch.equal(rows[support], batch.support)
+    assert torch.equal(rows[query], batch.query)
+
+
+def test_similarities_are_inner_products_of_the_episodes_own_items(toys):
+    batch = draw(toys)
+    grams = grams_of(batch)
+    for number, view in enumerate(toys.views):
+        everything = centred_views(toys, torch.arange(len(toys)))[view.name]
+        support, query = everything[batch.support], everything[batch.query]
+        torch.testing.assert_close(grams.support[:, number], support @ support.mT, atol=1e-5, rtol=0)
+        torch.testing.assert_close(grams.cross[:, number], query @ support.mT, atol=1e-5, rtol=0)
+        assert torch.equal(grams.query_presence[:, number], toys.presence[batch.query, number])
+
+
+def test_fused_similarities_are_those_of_weighted_views_side_by_side():
+    batch = draw(make_domain())
+    weights = torch.tensor([0.2, 0.5, 0.3])
+    everything = centred_views(batch.domain, torch.arange(len(batch.domain)))
+    joined = torch.cat([w**0.5 * items for w, items in zip(weights, everything.values(), strict=True)], dim=-1)
+    support, query = joined[batch.support], joined[batch.query]
+    own, cross = grams_of(batch).fused(weights.expand(len(batch), -1))
+    torch.testing.assert_close(own, support @ support.mT, atol=1e-5, rtol=0)
+    torch.testing.assert_close(cross, query @ support.mT, atol=1e-5, rtol=0)
+
+
+def test_distances_are_those_to_the_mean_of_each_class():
+    batch = draw(make_domain(), n_shot=3)
+    distances = squared_distances(grams_of(batch))
+    for number, view in enumerate(batch.domain.views):
+        items = centred_views(batch.domain, torch.arange(len(batch.domain)))[view.name]
+        prototypes = batch.membership.mT @ items[batch.support] / 3
+        torch.testing.assert_close(
+            distances[:, number], torch.cdist(items[batch.query], prototypes).square(), atol=1e-4, rtol=0
+        )
+
+
+def test_item_without_the_view_is_left_out_of_its_prototype():
+    grams = by_hand([[1.0, 0.0], [0.0, 0.0], [0.0, 1.0]], [[1.0, 0.0]], [0, 0, 1], 2)
+    torch.testing.assert_close(squared_distances(grams)[0, 0], torch.tensor([[0.0, 2.0]]))
+
+
+def test_class_without_the_view_is_as_far_as_the_others_on_average():
+    grams = by_hand([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]], [[1.0, 0.0]], [0, 1, 2], 3)
+    torch.testing.assert_close(squared_distances(grams)[0, 0], torch.tensor([[0.0, 2.0, 1.0]]))
+
+
+def test_query_without_the_view_is_equally_near_to_all():
+    grams = by_hand([[1.0, 0.0], [0.0, 1.0]], [[0.0, 0.0]], [0, 1], 2)
+    assert squared_distances(grams)[0, 0].tolist() == [[0.0, 0.0]]
+
+
+def test_view_that_no_support_item_has_is_equally_near_to_all():
+    grams = by_hand([[0.0, 0.0], [0.0, 0.0]], [[1.0, 0.0]], [0, 1], 2)
+    assert squared_distances(grams)[0, 0].tolist() == [[0.0, 0.0]]
+
+
+def test_shot_is_the_mean_over_classes_with_labels():
+    support = normalize(torch.ones(4, 2), dim=-1).tolist()
+    assert by_hand(support, [[1.0, 0.0]], [0, 0, 0, 2], 3).shots.tolist() == [2.0]
