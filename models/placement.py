@@ -39,7 +39,7 @@ class Placement(nn.Module):
         self,
         specs: tuple[ViewSpec, ...],
         rows: Views,
-        pool: Views,
+        pool: Mapping[str, Float[Tensor, "pool _"]],
         is_same: Bool[Tensor, "row pool"],
         weights: Float[Tensor, " view"],
         shot: Float[Tensor, ""],
@@ -81,12 +81,15 @@ class Placement(nn.Module):
         }
 
     def restore_bases(self, stored: Mapping[str, Tensor]) -> None:
-        """Take the bases from what `stored_bases` gave."""
+        """Take the bases from what `stored_bases` gave (KeyError or ValueError if they are not whole)."""
         names = [name.removeprefix("bases/").rpartition("/") for name in stored if name.startswith("bases/")]
         self.bases = {
             encoder_id: WithinClassBasis(stored[f"bases/{encoder_id}/directions"], stored[f"bases/{encoder_id}/ratios"])
             for encoder_id in sorted({encoder_id for encoder_id, _, _ in names})
         }
+        for encoder_id, basis in self.bases.items():
+            if basis.directions.ndim != 2 or basis.ratios.shape != basis.directions.shape[1:]:
+                raise ValueError(f"the basis of {encoder_id} needs one ratio for each direction")
 
 
 def pool_rows(domain: DomainData) -> Int[Tensor, " pool"]:
