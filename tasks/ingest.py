@@ -21,6 +21,7 @@ from data_contracts.contract import Contract
 from data_contracts.errors import ContractInvalid, MediaRefused
 from data_contracts.names import items_table
 from data_contracts.odcs import load_contract
+from data_contracts.page import contract_page
 from data_contracts.reports import IngestReport
 from data_contracts.settings import get_settings
 from tasks import ledger
@@ -100,6 +101,7 @@ def ingest(
     run.commit_labels()
     report = run.balance(started)
     ledger.write_line(lake, contract, batch, report)
+    (docs / contract.domain / "contract.html").write_text(contract_page(contract), encoding="utf-8")
     return report
 
 
@@ -153,8 +155,9 @@ class _Ingest:
             report_progress(start, len(wanted), f"items of {self.contract.domain}")
             shard = wanted[start : start + SHARD]
             self._check_media([good[place] for place in shard])
+            self._store_media([good[place] for place in shard if good[place] not in self.reasons])
             kept = [place for place in shard if good[place] not in self.reasons]
-            self._commit_shard(items.take(pa.array(kept, pa.int64())), [good[place] for place in kept])
+            self._commit_shard(items.take(pa.array(kept, pa.int64())))
         report_progress(len(wanted), len(wanted), f"items of {self.contract.domain}")
 
     def restore_media(self) -> None:
@@ -250,11 +253,20 @@ class _Ingest:
                 if cell.sha256 in refused:
                     self.refuse(row, f"{column.name}:{refused[cell.sha256]}")
 
-    def _commit_shard(self, items: pa.Table, rows: Sequence[int]) -> None:
-        """Store the media of a shard, then append those rows that are still new or changed."""
-        for found in self.batch.media.values():
-            for cell in {cell.sha256: cell for row in rows if isinstance(cell := found[row], MediaFile)}.values():
-                self.media.put(cell.read())
+    def _store_media(self, rows: Sequence[int]) -> None:
+        """Put what these rows name into the store, and refuse rows whose file has changed since it was hashed."""
+        stored: set[str] = set()
+        for column, found in self.batch.media.items():
+            for row in rows:
+                cell = found[row]
+                if isinstance(cell, MediaFile) and cell.sha256 not in stored:
+                    try:
+                        stored.add(self.media.put(cell.read()))
+                    except MediaRefused as refusal:
+                        self.refuse(row, f"{column}:{refusal.code}")
+
+    def _commit_shard(self, items: pa.Table) -> None:
+        """Append those rows of a shard that are still new or changed."""
         schema = items_schema(self.contract)
 
         def fresh(stored: Snapshot) -> pa.Table:
