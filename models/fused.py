@@ -5,6 +5,7 @@ learner, one domain model and one stored form serve every family whose answer is
 """
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict
 from typing import Any
 
@@ -59,9 +60,9 @@ class FusedLearner(nn.Module):
         return logits
 
     def adapt(self, domain: DomainData, support: Int[Tensor, " support"]) -> "FusedModel":
-        """Adapt to one domain from its labelled rows `support`."""
+        """Adapt to one domain from its labelled rows `support`; training on later does not touch the result."""
         with torch.no_grad():
-            return fit_model(self, domain, support)
+            return fit_model(deepcopy(self), domain, support)
 
     def config(self) -> dict[str, Any]:
         """Return what rebuilds the learner."""
@@ -129,11 +130,30 @@ class FusedModel:
 
     @classmethod
     def load(cls, learner: FusedLearner, config: Mapping[str, Any], stored: Mapping[str, Tensor]) -> "FusedModel":
-        """Rebuild a model, and the untrained `learner` of its kind, from what `config` and `weights` gave."""
+        """Rebuild a model, and the untrained `learner` of its kind, from what `config` and `weights` gave.
+
+        Raises:
+            KeyError, TypeError, ValueError or RuntimeError: they do not fit each other.
+        """
         learner.restore({name.removeprefix("prior/"): value for name, value in stored.items()})
         own = {name: value for name, value in stored.items() if not name.startswith("prior/")}
         views = tuple(ViewSpec(**view) for view in config["views"])
-        return cls(learner, views, tuple(config["classes"]), own, tuple(config["pool_ids"]))
+        model = cls(learner, views, tuple(config["classes"]), own, tuple(config["pool_ids"]))
+        model._check()
+        return model
+
+    def _check(self) -> None:
+        modality_numbers(self.views)
+        support, pool, labels = len(self.tensors["labels"]), len(self.pool_ids), self.tensors["labels"]
+        shapes: dict[str, tuple[int, ...]] = {"shot": (), "labels": (support,)}
+        for view in self.views:
+            shapes |= {f"mean/{view.name}": (view.dim,)}
+            shapes |= {f"pool/{view.name}": (pool, view.dim), f"support/{view.name}": (support, view.dim)}
+        for name, shape in shapes.items():
+            if self.tensors[name].shape != shape:
+                raise ValueError(f"{name} has shape {tuple(self.tensors[name].shape)}, not {shape}")
+        if not support or not 0 <= int(labels.min()) <= int(labels.max()) < len(self.classes):
+            raise ValueError(f"labels do not number the {len(self.classes)} classes")
 
     def _support(self) -> dict[str, Float[Tensor, "support _"]]:
         return {view.name: self.tensors[f"support/{view.name}"] for view in self.views}

@@ -43,9 +43,9 @@ class PrototypicalHead(nn.Module):
 
         The learned rate is relative to the largest stable one, which the row sums of the Gram matrix bound.
         """
-        stable = 2 / (1 + gram.abs().sum(-1).amax(-1))
-        rate = self.fine_tuning(grams.shots).unsqueeze(-1) * stable[:, None, None]
-        is_real = grams.membership.sum(-1, keepdim=True)
+        is_real = grams.membership.sum(-1, keepdim=True)  # 0 for padding
+        stable = 2 / (1 + (is_real * (gram.abs() @ is_real)).amax(1, keepdim=True))
+        rate = self.fine_tuning(grams.shots).unsqueeze(-1) * stable
         correction = torch.zeros_like(grams.membership)
         for _ in range(FINE_TUNING_STEPS):
             residual = grams.membership - is_real * (start + gram @ correction).softmax(-1)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from zlib import crc32
 
 import torch
 from torch import Tensor
@@ -52,8 +53,8 @@ def make_domain(
 
 def centre_of(label: str, view: ViewSpec) -> Tensor:
     """The centre of a class under an encoder, the same in every domain."""
-    seed = int.from_bytes(f"{label}/{view.encoder_id}".encode(), "big") % 2**31
-    return 1.5 * torch.randn(view.dim, generator=torch.Generator().manual_seed(seed))
+    seed = crc32(f"{label}/{view.encoder_id}".encode())
+    return torch.randn(view.dim, generator=torch.Generator().manual_seed(seed))
 
 
 def draw(

@@ -36,7 +36,7 @@ def reference(items: torch.Tensor, labels: torch.Tensor, queries: torch.Tensor, 
 def test_probabilities_are_those_of_scikit_learn(n_way, n_shot, c, seed):
     items, labels, queries = problem(n_way, n_shot, seed)
     np.testing.assert_allclose(
-        probabilities(items, labels, queries, c), reference(items, labels, queries, c), atol=2e-3
+        probabilities(items, labels, queries, c), reference(items, labels, queries, c), atol=5e-3
     )
 
 
