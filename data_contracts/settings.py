@@ -64,10 +64,12 @@ def get_settings() -> Settings:
     return Settings()
 
 
-def use_home(home: Path | None = None) -> Settings:
+def use_home(home: Path | None = None, *, prefect_log_level: str = "WARNING") -> Settings:
     """Make `home` (default: what the environment says) the home of this process and of those it starts.
 
     Also silences every third party that would report usage, and keeps Prefect's own files in the home.
+    Prefect logs from `prefect_log_level` upwards unless the environment says otherwise.
+
     Call it before Prefect or MLflow is imported: both read their settings at import.
 
     Raises:
@@ -83,6 +85,7 @@ def use_home(home: Path | None = None) -> Settings:
     for name, value in _THIRD_PARTIES.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("PREFECT_HOME", str(absolute / "prefect"))
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", prefect_log_level)
     get_settings.cache_clear()
     return get_settings()
 
@@ -101,7 +104,6 @@ def _make_folder(home: Path) -> None:
 _THIRD_PARTIES = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_LOGGING_LEVEL": "WARNING",
     "PREFECT_SERVER_CONCURRENCY_MAXIMUM_CONCURRENCY_SLOT_WAIT_SECONDS": "1",
     "PREFECT_SERVER_TASKS_TAG_CONCURRENCY_SLOT_WAIT_SECONDS": "1",
     "MLFLOW_LOGGING_LEVEL": "WARNING",

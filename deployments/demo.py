@@ -192,16 +192,16 @@ def shown(result: Facts) -> RenderableType:
         f"Facts    {home / 'demo.json'}",
         "",
         "Try next:",
-        '  metafuse sql "SELECT label, count(*) AS n FROM predictions GROUP BY 1 ORDER BY n DESC LIMIT 10"',
-        "  metafuse up                     Prefect and MLflow in the browser, with the schedules",
+        "  metafuse up",
+        '  metafuse sql "SELECT label, count(*) AS n FROM predictions GROUP BY 1"',
         f"  mlflow ui --backend-store-uri {get_settings().mlflow}",
     )
 
 
 def comparison(adapted: Sequence[Mapping[str, Any]]) -> Table:
     """Compare our models with the baselines: the same labels, the same unseen items."""
-    title = "Accuracy on items never seen, of classes and a vendor never trained on (± 95 %)"
-    table = Table("domain", "labels a class", *BASELINES.values(), OURS, title=title, title_justify="left")
+    title = "Accuracy in % (± 95 %) on items never seen, of classes and a vendor never trained on"
+    table = Table("domain", "labels\na class", *BASELINES.values(), OURS, title=title, title_justify="left")
     for run in adapted:
         scores = [run["baselines"][name] for name in BASELINES]
         table.add_row(run["domain"], str(run["shots"]), *(_accuracy(score) for score in scores), _accuracy(run))
@@ -209,7 +209,7 @@ def comparison(adapted: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _accuracy(score: Mapping[str, Any]) -> str:
-    return f"{100 * score['accuracy']:.1f} ± {100 * score['ci95']:.1f} %"
+    return f"{100 * score['accuracy']:.1f} ± {100 * score['ci95']:.1f}"
 
 
 def _what_was_done(result: Facts) -> str:

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from tasks.lake import Lake
 
 BASELINES = {
-    "best_single": "best single view",
-    "concat_logreg": "all views, equal weights",
-    "tuned_logreg": "all views, tuned weights",
+    "best_single": "best view",
+    "concat_logreg": "equal weights",
+    "tuned_logreg": "tuned weights",
 }
 """Each baseline is a logistic regression on the same labels."""
 

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import inspect
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,17 +23,21 @@ Home = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output and nothing else.")]
 
 
-def command(group: typer.Typer, name: str) -> Callable[[Body], Body]:
-    """Register a body that returns an `Answer` as the command `name` of `group`."""
+def command(group: typer.Typer, name: str, *, prefect_log_level: str = "CRITICAL") -> Callable[[Body], Body]:
+    """Register a body that returns an `Answer` as the command `name` of `group`.
+
+    Prefect would log the traceback of every error of a flow; a command says it in one paragraph instead.
+    """
 
     def register(body: Body) -> Body:
         @functools.wraps(body)
         def run(context: typer.Context, home: Path | None, as_json: bool, **arguments: Any) -> None:
             try:
-                use_home(home or context.find_root().params.get("home"))
+                use_home(home or context.find_root().params.get("home"), prefect_log_level=prefect_log_level)
                 with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
                     answer = body(**arguments)
             except MetafuseError as error:
+                _let_go(error)
                 show_error(error, as_json=as_json)
                 raise typer.Exit(BAD_INPUT) from None
             answer.show(as_json=as_json)
@@ -43,6 +48,13 @@ def command(group: typer.Typer, name: str) -> Callable[[Body], Body]:
         return body
 
     return register
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Drop what the frames of an error still hold: a DuckDB connection that lives on complains at exit."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def _take_also(run: Callable[..., None], body: Body) -> None:

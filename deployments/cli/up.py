@@ -14,7 +14,7 @@ Port = Annotated[int, typer.Option(min=1, max=65535)]
 def add_to(app: typer.Typer) -> None:
     """Add the command to `app`."""
 
-    @command(app, "up")
+    @command(app, "up", prefect_log_level="INFO")
     def up(
         host: Annotated[str, typer.Option(help="Address to listen on; the default is reachable from here only.")] = (
             "127.0.0.1"
