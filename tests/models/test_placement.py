@@ -1,0 +1,78 @@
+from dataclasses import replace
+
+import torch
+from synthetic import PICTURE, TITLE, make_domain
+from torch.nn.functional import normalize
+
+from models.geometry import centred_views, find_neighbours
+from models.placement import POOL_SIZE, Placement, has_view, pool_rows
+
+EQUAL = torch.full((3,), 1 / 3)
+ONE_SHOT = torch.tensor(1.0)
+
+
+def test_untrained_placement_is_centring_alone(toys):
+    rows = torch.tensor([5, 40, 2])
+    placed = Placement().place_domain(toys, rows, EQUAL, ONE_SHOT)
+    for name, items in centred_views(toys, rows).items():
+        torch.testing.assert_close(placed[name], items)
+
+
+def test_smoothing_adds_the_mean_of_the_neighbours():
+    domain, rows = make_domain(), torch.tensor([5, 40, 2])
+    placement = Placement()
+    with torch.no_grad():
+        placement.smoothing.level.fill_(0.7)
+    own, pool = centred_views(domain, rows), centred_views(domain, torch.arange(96))
+    shares = dict.fromkeys(own, 1 / 3)
+    neighbours = find_neighbours(own, pool, shares, rows[:, None] == torch.arange(96))
+    placed = placement.place_domain(domain, rows, EQUAL, ONE_SHOT)
+    for name, items in own.items():
+        expected = normalize(items + 0.7 * neighbours.average(pool[name]), dim=-1)
+        torch.testing.assert_close(placed[name], expected)
+
+
+def test_missing_view_is_filled_from_neighbours_once_there_is_smoothing():
+    domain = make_domain()
+    presence = domain.presence.clone()
+    presence[3, 1] = False
+    placement = Placement()
+    assert not has_view(placement.place_domain(domain.with_presence(presence), torch.tensor([3]), EQUAL, ONE_SHOT))[
+        0, 1
+    ]
+    with torch.no_grad():
+        placement.smoothing.level.fill_(0.7)
+    filled = placement.place_domain(domain.with_presence(presence), torch.tensor([3]), EQUAL, ONE_SHOT)
+    assert has_view(filled).all()
+    own_class = centred_views(domain, torch.arange(12))["picture"].mean(0)
+    assert filled["picture"][0] @ own_class > 0.3
+
+
+def test_only_encoders_with_a_basis_are_whitened():
+    domain = make_domain(per_class=40, views=(TITLE, PICTURE))
+    placement = Placement()
+    placement.fit([make_domain(per_class=40, views=(TITLE,), seed=7)], domain.classes)
+    with torch.no_grad():
+        placement.whitening.level.fill_(1.0)
+    rows = torch.arange(20)
+    placed, own = placement.place_domain(domain, rows, EQUAL[:2], ONE_SHOT), centred_views(domain, rows)
+    torch.testing.assert_close(placed["picture"], own["picture"])
+    torch.testing.assert_close(placed["title"], placement.bases["words-1"].whiten(own["title"], ONE_SHOT))
+
+
+def test_encoder_ids_with_slashes_come_back():
+    specs = (replace(TITLE, encoder_id="family/words/1"), PICTURE)
+    first, second = Placement(), Placement()
+    first.fit([make_domain(per_class=40, views=specs)], make_domain().classes)
+    second.restore_bases(first.stored_bases())
+    assert set(second.bases) == {"family/words/1", "pixels-1"}
+    for name, basis in first.bases.items():
+        assert torch.equal(second.bases[name].directions, basis.directions)
+        assert torch.equal(second.bases[name].ratios, basis.ratios)
+
+
+def test_pool_is_every_item_or_an_evenly_spaced_part():
+    assert torch.equal(pool_rows(make_domain()), torch.arange(96))
+    rows = pool_rows(make_domain(classes=5, per_class=1000, views=(PICTURE,)))
+    assert (len(rows), int(rows[0]), int(rows[-1])) == (POOL_SIZE, 0, 4999)
+    assert set(rows.diff().tolist()) <= {2, 3}

@@ -1,0 +1,19 @@
+import math
+
+import torch
+
+from models.strength import MOST_SHOTS, ByShot
+
+
+def test_strength_starts_the_same_at_every_shot():
+    assert ByShot(2, start=0.5)(torch.tensor([1.0, 5.0])).tolist() == [[0.5, 0.5], [0.5, 0.5]]
+
+
+def test_strength_is_linear_in_the_logarithm_of_the_shot_up_to_the_most_met_in_training():
+    strength = ByShot()
+    with torch.no_grad():
+        strength.level.fill_(1.0)
+        strength.slope.fill_(2.0)
+        found = strength(torch.tensor([1.0, 5.0, MOST_SHOTS, 500.0])).squeeze(-1)
+    most = 1 + 2 * math.log(MOST_SHOTS)
+    torch.testing.assert_close(found, torch.tensor([1.0, 1 + 2 * math.log(5), most, most]))
