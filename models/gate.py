@@ -29,13 +29,16 @@ class Verdict:
     gain_high: float
     labels_needed: int = 0
     """More labelled items that would likely decide, if the decision is `ask`."""
+    is_first: bool = False
 
     def numbers(self) -> dict[str, float]:
-        """Return everything but the decision."""
-        return {name: value for name, value in asdict(self).items() if name != "decision"}
+        """Return the numbers alone."""
+        return {name: value for name, value in asdict(self).items() if name not in ("decision", "is_first")}
 
     def why(self) -> str:
         """Say it in one sentence."""
+        if self.is_first:
+            return f"{self.decision}: the first model of its kind, judged on {self.items} items"
         measured = (
             f"gain {100 * self.gain:+.1f} points [{100 * self.gain_low:+.1f}, {100 * self.gain_high:+.1f}] "
             f"on {self.items} items"
@@ -46,7 +49,7 @@ class Verdict:
 
 def first_of_its_kind(items: int) -> Verdict:
     """Promote a model that has nobody to beat."""
-    return Verdict("promote", items, 0.0, 0.0, 0.0)
+    return Verdict("promote", items, 0.0, 0.0, 0.0, is_first=True)
 
 
 def judge(

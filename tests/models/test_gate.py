@@ -50,7 +50,9 @@ def test_nothing_to_compare_on_asks_for_labels():
 
 
 def test_first_model_has_nobody_to_beat():
-    assert first_of_its_kind(12).decision == "promote"
+    verdict = first_of_its_kind(12)
+    assert verdict.decision == "promote"
+    assert verdict.why() == "promote: the first model of its kind, judged on 12 items"
 
 
 def test_reason_names_gain_and_items():
