@@ -8,6 +8,7 @@ does best on the validation classes wins, and the untrained state takes part in 
 
 import math
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -152,7 +153,7 @@ class _Run:
         self.best = state["best"]
         for parameter, value in zip(self.parameters, state["parameters"], strict=True):
             parameter.data.copy_(value)
-        self.optimiser.load_state_dict(state["optimiser"])
+        self.optimiser.load_state_dict(deepcopy(state["optimiser"]))
         self.generator.set_state(state["generator"])
 
     def _state(self) -> dict[str, Any]:
@@ -162,7 +163,7 @@ class _Run:
             "best_step": self.best_step,
             "best": self.best,
             "parameters": self._snapshot(),
-            "optimiser": self.optimiser.state_dict(),
+            "optimiser": deepcopy(self.optimiser.state_dict()),
             "generator": self.generator.get_state(),
         }
 

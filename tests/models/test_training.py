@@ -1,0 +1,172 @@
+from copy import deepcopy
+from dataclasses import replace
+
+import pytest
+import torch
+from synthetic import FACTS, PICTURE, TITLE, class_names, draw, make_domain
+from torch import Tensor
+
+from data_contracts.configs import TrainConfig
+from data_contracts.errors import EpisodeTooSmall
+from models.catalogue import build_learner
+from models.episodes import EpisodeBatch
+from models.features import DomainData
+from models.fused import FusedLearner
+from models.metric.prototypical import PrototypicalHead
+from models.metrics import accuracy_per_episode
+from models.training import TrainProgress, large_classes, split_classes, train
+
+CONFIG = TrainConfig(steps=12, n_way=3, n_query=4, shots=(1, 3), meta_batch=4, validate_every=4, view_dropout=0.2)
+
+
+@pytest.fixture
+def domains() -> list[DomainData]:
+    return [make_domain(f"toys-{seed}", classes=15, per_class=8, missing=0.1, seed=seed) for seed in (1, 2)]
+
+
+def noisy_facts(domain: DomainData) -> DomainData:
+    """The domain with facts that say nothing about the class."""
+    noise = torch.randn(len(domain), FACTS.dim, generator=torch.Generator().manual_seed(len(domain.domain)))
+    return replace(domain, features={**domain.features, "facts": noise})
+
+
+def run(kind: str, domains: list[DomainData], config: TrainConfig = CONFIG) -> tuple[list[TrainProgress], list]:
+    learner = build_learner(kind)
+    reports = list(train(learner, domains, config))
+    return reports, [parameter.detach().clone() for parameter in learner.parameters()]
+
+
+def test_classes_are_split_into_two_folds_and_validation(domains):
+    split = split_classes(domains, CONFIG)
+    parts = [*split.folds, split.validation]
+    assert sorted(split.all) == sorted(class_names(15))
+    assert [len(part) for part in parts] == [6, 6, 3]
+    assert split_classes(domains, CONFIG) == split
+    assert split_classes(domains, CONFIG.model_copy(update={"seed": 1})) != split
+
+
+def test_classes_too_small_for_the_largest_shot_are_left_out():
+    domain = make_domain(classes=12, per_class=8)
+    domain.labels[(domain.labels == 4) & (torch.arange(96) % 2 == 0)] = -1
+    few = CONFIG.model_copy(update={"shots": (1, 5)})
+    assert "class-04" not in split_classes([domain], few).all
+    assert large_classes(domain, 5) == tuple(name for name in domain.classes if name != "class-04")
+
+
+def test_too_few_classes_are_an_error_that_counts_them():
+    with pytest.raises(EpisodeTooSmall, match=r"at least 9 classes with 4 labelled items each .* have 8"):
+        list(train(build_learner("metric"), [make_domain(classes=8)], CONFIG))
+
+
+def test_every_step_is_reported_and_looks_at_validation_come_when_asked(kind, domains):
+    reports, _ = run(kind, domains)
+    assert [report.step for report in reports] == list(range(13))
+    looks = [report.step for report in reports if report.validation_accuracy is not None]
+    assert looks == [0, 4, 8, 12]
+    assert reports[0].loss is None
+    assert all(report.loss is not None and report.loss > 0 for report in reports[1:])
+
+
+def test_same_seed_trains_the_same_learner(kind, domains):
+    (_, first), (_, second) = run(kind, domains), run(kind, domains)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("stop", [0, 3, 4, 11, 12])
+def test_training_resumed_from_a_state_equals_training_without_a_break(kind, domains, stop):
+    reports, whole = run(kind, domains)
+    learner = build_learner(kind)
+    rest = list(train(learner, domains, CONFIG, reports[stop].state))
+    assert [report.step for report in rest] == list(range(stop + 1, 13))
+    assert all(torch.equal(a, b) for a, b in zip(whole, learner.parameters(), strict=True))
+    assert [report.loss for report in rest] == [report.loss for report in reports[stop + 1 :]]
+
+
+def test_state_may_be_used_twice_and_is_not_changed_by_the_run_it_came_from(kind, domains):
+    run_ = train(build_learner(kind), domains, CONFIG)
+    state = [next(run_) for _ in range(6)][-1].state
+    kept = deepcopy(state)
+    list(run_)
+    list(train(build_learner(kind), domains, CONFIG, state))
+    for name, moments in state["optimiser"]["state"].items():
+        for part, value in moments.items():
+            assert torch.equal(value, kept["optimiser"]["state"][name][part])
+    assert state["step"] == kept["step"] == 5
+
+
+def test_state_holds_only_what_a_safe_loader_reads(kind, domains, tmp_path):
+    reports, _ = run(kind, domains)
+    torch.save(reports[5].state, tmp_path / "state.pt")
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    learner = build_learner(kind)
+    *_, last = train(learner, domains, CONFIG, state)
+    assert last.loss == reports[-1].loss
+
+
+def test_training_improves_on_classes_and_domains_it_has_not_seen(kind):
+    domains = [noisy_facts(make_domain(f"t-{'x' * s}", classes=20, per_class=8, seed=s)) for s in range(3)]
+    config = TrainConfig(steps=40, n_way=5, n_query=4, meta_batch=8, shots=(1, 3), validate_every=20)
+    strange = noisy_facts(make_domain("strange", classes=class_names(10, start=50), per_class=20, seed=9))
+    batch = draw(strange, batch=150, n_way=5, n_shot=1)
+
+    def accuracy() -> float:
+        with torch.no_grad():
+            return accuracy_per_episode(learner.log_probabilities(batch), batch.query_labels).mean().item()
+
+    learner = build_learner(kind)
+    before = accuracy()
+    reports = list(train(learner, domains, config))
+    looks = [report.validation_accuracy for report in reports if report.validation_accuracy is not None]
+    assert max(looks) > looks[0] + 0.02
+    assert accuracy() > before + 0.02
+    weights = learner.adapt(strange, torch.arange(0, 200, 20)).view_weights
+    assert weights["facts"] < min(weights["title"], weights["picture"])
+
+
+@pytest.mark.parametrize("learning_rate", [0.05, 5.0])
+def test_learner_ends_in_the_state_that_did_best_on_validation(kind, domains, learning_rate):
+    reports, trained = run(kind, domains, CONFIG.model_copy(update={"learning_rate": learning_rate}))
+    best = max((report for report in reports if report.validation_accuracy), key=lambda r: r.validation_accuracy)
+    assert all(torch.equal(a, b) for a, b in zip(trained, best.state["parameters"], strict=True))
+    assert reports[-1].state["best_accuracy"] == best.validation_accuracy
+
+
+class Contrary(FusedLearner):
+    """Learns to be wrong."""
+
+    def meta_loss(self, episodes: EpisodeBatch) -> Tensor:
+        return -super().meta_loss(episodes)
+
+
+def test_untrained_learner_wins_if_training_only_did_harm(domains):
+    learner = Contrary("metric", PrototypicalHead())
+    reports = list(train(learner, domains, CONFIG.model_copy(update={"learning_rate": 0.5})))
+    looks = [report.validation_accuracy for report in reports if report.validation_accuracy is not None]
+    assert max(looks[1:]) < looks[0]
+    untrained = build_learner("metric").parameters()
+    assert all(torch.equal(a, b) for a, b in zip(learner.parameters(), untrained, strict=True))
+
+
+def test_no_steps_leave_the_learner_untrained_but_with_statistics(kind):
+    many = make_domain(classes=12, per_class=40, views=(TITLE, PICTURE))
+    learner = build_learner(kind)
+    (only,) = train(learner, [many], CONFIG.model_copy(update={"steps": 0}))
+    assert only.step == 0
+    assert {name for name in learner.weights() if name.startswith("bases/")} == {
+        f"bases/{encoder}/{part}" for encoder in ("words-1", "pixels-1") for part in ("directions", "ratios")
+    }
+
+
+def test_domains_with_different_views_train_together(kind):
+    domains = [
+        make_domain("first", classes=12, per_class=8, views=(TITLE, PICTURE)),
+        make_domain("second", classes=12, per_class=8, views=(FACTS,), seed=1),
+    ]
+    reports, _ = run(kind, domains)
+    assert len(reports) == 13
+
+
+def test_domain_without_enough_classes_is_passed_over(kind, domains):
+    small = make_domain("small", classes=2, per_class=8, seed=3)
+    reports, _ = run(kind, [*domains, small])
+    assert len(reports) == 13
