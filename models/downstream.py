@@ -19,13 +19,14 @@ CLUSTER_SAMPLE = 2000
 def abstention_threshold(probabilities: Float[Tensor, "item way"], accuracy: float) -> float:
     """Return the confidence below which to abstain so that the rest is expected to reach `accuracy`.
 
-    Relies on calibrated probabilities: the expected accuracy of the answered items is their mean confidence. Returns
-    infinity if not even the surest item reaches it.
+    Relies on calibrated probabilities: the expected accuracy of the answered items is their mean confidence. Items of
+    equal confidence are answered together or not at all. Returns infinity if not even the surest reach it.
     """
-    confidence = probabilities.amax(-1).sort(descending=True).values
-    expected = confidence.cumsum(0) / torch.arange(1, len(confidence) + 1)
+    confidence, counts = torch.unique(probabilities.amax(-1).double(), return_counts=True)
+    levels, counts = confidence.flip(0), counts.flip(0)
+    expected = (levels * counts).cumsum(0) / counts.cumsum(0)
     answered = int((expected >= accuracy).sum())
-    return float(confidence[answered - 1]) if answered else float("inf")
+    return float(levels[answered - 1]) if answered else float("inf")
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ def cluster(
 ) -> Clusters:
     """Group items by k-means; `count` None picks the number with the best mean silhouette.
 
+    There are never more groups than different items.
+
     Raises:
         EpisodeTooSmall: fewer than three items have a view.
     """
@@ -56,32 +59,37 @@ def cluster(
     generator = np.random.default_rng(seed)
     sample = generator.permutation(len(items))[:CLUSTER_SAMPLE]
     count = min(count, len(items) - 1) if count else _best_count(items[sample], max_count, seed)
-    grouping = _k_means(count, seed).fit(items)
+    grouping = _k_means(items, count, seed)
     numbers = torch.full((len(embedding),), -1)
     numbers[is_known] = torch.from_numpy(grouping.labels_).long()
-    silhouette = float(silhouette_score(items[sample], grouping.labels_[sample])) if count > 1 else 0.0
+    silhouette = _silhouette(items[sample], grouping.labels_[sample])
     return Clusters(numbers, silhouette, _stability(items, grouping.labels_, count, generator))
 
 
 def _best_count(items: "np.ndarray", max_count: int, seed: int) -> int:
     highest = min(max_count, len(items) - 1)
     tried = sorted({min(highest, round(count)) for count in np.geomspace(2, highest, 8)})
-    scores = {count: silhouette_score(items, _k_means(count, seed).fit_predict(items)) for count in tried}
-    best: int = max(scores, key=lambda count: float(scores[count]))
+    scores = {count: _silhouette(items, _k_means(items, count, seed).labels_) for count in tried}
+    best: int = max(scores, key=lambda count: scores[count])
     return best
+
+
+def _silhouette(items: "np.ndarray", labels: "np.ndarray") -> float:
+    return float(silhouette_score(items, labels)) if len(np.unique(labels)) > 1 else 0.0
 
 
 def _stability(items: "np.ndarray", labels: "np.ndarray", count: int, generator: np.random.Generator) -> float:
     agreements = []
     for number in range(4):
         half = generator.permutation(len(items))[: max(count, len(items) // 2)]
-        again = _k_means(count, number + 1).fit(items[half]).predict(items)
+        again = _k_means(items[half], count, number + 1).predict(items)
         agreements.append(adjusted_rand_score(labels, again))
     return float(np.mean(agreements))
 
 
-def _k_means(count: int, seed: int) -> KMeans:
-    return KMeans(count, n_init=4, random_state=seed)
+def _k_means(items: "np.ndarray", count: int, seed: int) -> KMeans:
+    different = len({item.tobytes() for item in items})
+    return KMeans(min(count, different), n_init=4, random_state=seed).fit(items)
 
 
 @dataclass(frozen=True)
