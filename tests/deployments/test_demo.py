@@ -1,0 +1,20 @@
+"""What the demo says at its end; `.ci/run` runs the demo itself, twice, on a reduced size."""
+
+from rich.console import Console
+
+from deployments.demo import comparison
+
+SCORE = {"accuracy": 0.5, "ci95": 0.1, "nll": 1.0, "ece": 0.1}
+
+
+def test_comparison_has_a_row_for_each_domain_and_shot():
+    baselines = dict.fromkeys(("best_single", "concat_logreg", "tuned_logreg"), SCORE)
+    adapted = [
+        {"domain": "noto-ru", "shots": shots, **SCORE, "accuracy": 0.625, "baselines": baselines} for shots in (1, 5)
+    ]
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(comparison(adapted))
+    rows = [line for line in capture.get().splitlines() if "noto-ru" in line]
+    assert len(rows) == 2
+    assert rows[0].split() == ["│", "noto-ru", "│", "1", "│", *["50.0", "±", "10.0", "│"] * 3, *["62.5", "±", "10.0", "│"]]
