@@ -91,9 +91,10 @@ def _start_all(
 
     say("Starting the Prefect and MLflow servers …")
     prefect = launch("prefect-server", _prefect_server(addresses))
-    mlflow = launch("mlflow-server", _mlflow_server(settings, addresses))
+    if not _has_mlflow_server(settings):
+        mlflow = launch("mlflow-server", _mlflow_server(settings, addresses))
+        wait_until(mlflow, Probe(f"{addresses.mlflow}/health"), limit_s=START_LIMIT_S)
     wait_until(prefect, Probe(f"{addresses.prefect}/api/health"), limit_s=START_LIMIT_S)
-    wait_until(mlflow, Probe(f"{addresses.mlflow}/health"), limit_s=START_LIMIT_S)
     say("Starting a worker and deploying the flows …")
     worker = launch("worker", [*_prefect(), "worker", "start", "--pool", POOL, "--type", "process", "--limit", "2"])
     wait_until(worker, Probe(f"{addresses.prefect}/api/work_pools/{POOL}"), limit_s=START_LIMIT_S)
@@ -110,6 +111,11 @@ def _prefect_server(addresses: Addresses) -> list[str]:
     return [*_prefect(), "server", "start", "--host", addresses.host, "--port", str(addresses.prefect_port)]
 
 
+def _has_mlflow_server(settings: Settings) -> bool:
+    """Say whether the settings name an MLflow server that runs elsewhere."""
+    return settings.mlflow.startswith("http")
+
+
 def _mlflow_server(settings: Settings, addresses: Addresses) -> list[str]:
     """Serve the very database and folder that flows write to, so that both ways in see the same."""
     store = ["--backend-store-uri", settings.mlflow, "--default-artifact-root", settings.mlflow_artifacts]
@@ -124,11 +130,12 @@ def _environment(addresses: Addresses) -> Mapping[str, str]:
 
 
 def _welcome(settings: Settings, addresses: Addresses) -> str:
+    mlflow = settings.mlflow if _has_mlflow_server(settings) else addresses.mlflow
     return "\n".join(
         [
             "",
             f"  Prefect   {addresses.prefect}   flows, runs, schedules, events",
-            f"  MLflow    {addresses.mlflow}   runs, metrics, registered models",
+            f"  MLflow    {mlflow}   runs, metrics, registered models",
             f"  Home      {settings.home}   lake, media, logs",
             "",
             f"  Other terminals reach the server with  export PREFECT_API_URL={addresses.prefect}/api",
