@@ -14,7 +14,7 @@ class Config(BaseModel):
 class TrainConfig(Config):
     """How the one training loop runs, whichever learner it trains."""
 
-    steps: int = Field(default=100, ge=0, description="outer-loop steps")
+    steps: int = Field(default=200, ge=0, description="outer-loop steps")
     meta_batch: int = Field(default=16, ge=1, description="episodes per step")
     n_way: int = Field(default=5, ge=2)
     shots: tuple[int, ...] = Field(default=(1, 5), description="drawn anew for every step")
