@@ -4,6 +4,7 @@ A claim is a row committed with a Delta application transaction, so of many who 
 others wait until its work is seen done; if its lease runs out first, one of them takes over.
 """
 
+import random
 import time
 import uuid
 from collections.abc import Callable
@@ -18,7 +19,8 @@ from tasks.lake import Lake, Snapshot
 
 Done = TypeVar("Done")
 
-POLL_S = 0.2
+FIRST_POLL_S, LONGEST_POLL_S = 0.1, 3.0
+"""Pauses between looks at another's work grow from the one to the other, so that many who wait cost little."""
 RELEASED = ""
 """Holder of a claim that was given up."""
 
@@ -39,11 +41,13 @@ def once(
         ServiceUnavailable: others claimed the key again and again without finishing.
     """
     deadline = time.monotonic() + 3 * lease_s
+    pause = FIRST_POLL_S
     while time.monotonic() < deadline:
         if (done := find()) is not None:
             return done, False
         if not claim(lake, key, lease_s):
-            time.sleep(POLL_S)
+            time.sleep(random.uniform(0.5, 1.0) * pause)
+            pause = min(2 * pause, LONGEST_POLL_S)
             continue
         if (done := find()) is not None:  # done between our look and our claim
             return done, False
