@@ -92,10 +92,9 @@ def run_demo(*, items: int | None = None) -> Facts:
         ledger = ingest_all(steps, sources)
         hidden, unseen = choose_classes()
         prior = train_prior(steps, hidden)
-        compared = compare_all(steps, prior, hidden)
         adapted = adapt_all(steps, unseen)
         scored = score_all(steps)
-        episodes = compare_all(steps, prior, hidden)
+        episodes = compare_all(steps, hidden)
         with steps.step("Write the report"):
             page = write_demo_page(ledger, prior, adapted, unseen)
     return _written(
@@ -105,7 +104,6 @@ def run_demo(*, items: int | None = None) -> Facts:
             "unseen_classes": list(unseen),
             "ledger": ledger,
             "prior": prior,
-            "compared": compared,
             "adapted": adapted,
             "scored": scored,
             "episodes": episodes,
@@ -160,24 +158,6 @@ def train_prior(steps: Steps, hidden: Sequence[str]) -> Facts:
         return report
 
 
-def compare_all(steps: Steps, prior: Facts, hidden: tuple[str, ...]) -> list[Facts]:
-    """Test the prior beside the baselines on five-way episodes of the hidden classes, once for each prior."""
-    from tasks.compare import compare_prior
-    from tasks.lake import open_lake
-
-    config = BenchmarkConfig(train=TRAINING, test=HELD_OUT, shots=SHOTS, split_seeds=(SPLIT_SEED,))
-    earlier = _earlier()
-    if earlier.get("prior", {}).get("version") == prior["version"] and "compared" in earlier:
-        return list(earlier["compared"])
-    with steps.step("Compare on few-label episodes", len(HELD_OUT)) as bar:
-        found = []
-        for domain in HELD_OUT:
-            rows = compare_prior(open_lake(), domain, hidden, config)
-            found += [{"domain": domain, **row.model_dump()} for row in rows]
-            bar.advance(domain)
-        return found
-
-
 def adapt_all(steps: Steps, unseen: Sequence[str]) -> list[Facts]:
     """Adapt to each held-out domain from few labels of the unseen classes."""
     from flows.adapt_domain import adapt_domain
@@ -225,8 +205,6 @@ def shown(result: Facts) -> RenderableType:
         "",
         _what_was_done(result),
         "",
-        episodes_table(result["compared"]),
-        "",
         adapted_table(result["adapted"]),
         "",
         episodes_table(result["episodes"]),
@@ -239,20 +217,6 @@ def shown(result: Facts) -> RenderableType:
         '  metafuse sql "SELECT label, count(*) AS n FROM predictions GROUP BY 1"',
         f"  mlflow ui --backend-store-uri {get_settings().mlflow}",
     )
-
-
-def episodes_table(compared: Sequence[Mapping[str, Any]]) -> Table:
-    """Compare the prior with the baselines on few-way episodes."""
-    title = "Accuracy in % (± 95 %) on 600 five-way episodes of classes and a vendor never trained on"
-    table = Table("domain", "shot", *BASELINES.values(), OURS, "gain", title=title, title_justify="left")
-    table.caption = f"gain: {OURS} less tuned weights, episode by episode"
-    rows = {(row["domain"], row["shot"], row["learner"]): row for row in compared}
-    for domain, shot in dict.fromkeys((row["domain"], row["shot"]) for row in compared):
-        ours = next(row for (*where, kind), row in rows.items() if where == [domain, shot] and kind not in BASELINES)
-        scores = [_accuracy(rows[domain, shot, name]) for name in BASELINES]
-        difference = f"{100 * ours['diff']:+.1f} ± {100 * ours['diff_ci95']:.1f}"
-        table.add_row(domain, str(shot), *scores, _accuracy(ours), difference)
-    return table
 
 
 def adapted_table(adapted: Sequence[Facts]) -> Table:
@@ -295,12 +259,6 @@ def _what_was_done(result: Facts) -> str:
         return f"Nothing was done twice: all {received} items and every model were there already ({seconds:.0f} s)."
     quarantined = sum(batch["quarantined"] for batch in result["ledger"])
     return f"{accepted} of {received} items ingested, {quarantined} quarantined; everything took {seconds:.0f} s."
-
-
-def _earlier() -> Facts:
-    path = get_settings().home.absolute() / RESULT
-    found: Facts = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return found
 
 
 def _written(result: Facts) -> Facts:
