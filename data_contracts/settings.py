@@ -85,7 +85,8 @@ def use_home(home: Path | None = None, *, prefect_log_level: str = "WARNING") ->
     for name, value in _THIRD_PARTIES.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("PREFECT_HOME", str(absolute / "prefect"))
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", prefect_log_level)
+    for name in ("PREFECT_LOGGING_LEVEL", "PREFECT_SERVER_LOGGING_LEVEL"):
+        os.environ.setdefault(name, prefect_log_level)
     get_settings.cache_clear()
     return get_settings()
 

@@ -231,7 +231,7 @@ def adapted_table(adapted: Sequence[Facts]) -> Table:
 def episodes_table(episodes: Sequence[Facts]) -> Table:
     """Compare the prior with the baselines over the same episodes; the gain is paired with the tuned baseline."""
     table = _table("Episodes: five of the unseen classes at a time")
-    table.add_column("gain on tuned", no_wrap=True)
+    table.add_column("gain on\ntuned", no_wrap=True)
     found = {(row["domain"], row["shot"], row["learner"]): row for row in episodes}
     for domain, shot in dict.fromkeys((row["domain"], row["shot"]) for row in episodes):
         rows = [found[domain, shot, learner] for learner in (*BASELINES, "metric")]
@@ -243,7 +243,7 @@ def episodes_table(episodes: Sequence[Facts]) -> Table:
 def _table(title: str) -> Table:
     table = Table(title=f"{title} (accuracy, % ± 95 %)", title_justify="left", pad_edge=False, collapse_padding=True)
     for name in ("domain", "shot", *BASELINES.values(), OURS):
-        table.add_column(name, no_wrap=True)
+        table.add_column(name.replace(" ", "\n"), no_wrap=True)
     return table
 
 

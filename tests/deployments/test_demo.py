@@ -30,29 +30,3 @@ def test_episodes_end_with_the_paired_gain():
         console.print(episodes_table([{**shared, "learner": learner} for learner in learners]))
     row = next(line for line in capture.get().splitlines() if "noto-zh" in line)
     assert row.strip("│").split("│")[-1].strip() == "+5.2 ± 0.6"
-
-
-def test_episodes_show_the_paired_gain_of_our_learner():
-    rows = [
-        {
-            "domain": "noto-ru",
-            "shot": 1,
-            "learner": kind,
-            "accuracy": accuracy,
-            "ci95": 0.01,
-            "diff": diff,
-            "diff_ci95": 0.005,
-        }
-        for kind, accuracy, diff in (
-            ("best_single", 0.5, -0.1),
-            ("concat_logreg", 0.55, -0.05),
-            ("tuned_logreg", 0.6, 0.0),
-            ("metric", 0.65, 0.05),
-        )
-    ]
-    console = Console(width=100)
-    with console.capture() as capture:
-        console.print(episodes_table(rows))
-    (row,) = [line for line in capture.get().splitlines() if "noto-ru" in line]
-    cells = [cell.strip() for cell in row.strip("│").split("│")]
-    assert cells == ["noto-ru", "1", "50.0 ± 1.0", "55.0 ± 1.0", "60.0 ± 1.0", "65.0 ± 1.0", "+5.0 ± 0.5"]
