@@ -29,8 +29,8 @@ MIN_QUERY = 5
 REFERENCE = "tuned_logreg"
 EPISODES_AT_ONCE = 200
 
-Report = Callable[[str], None]
-"""Told in a few words what is being done."""
+Report = Callable[[int, int, str], None]
+"""Called with what is done, the total, and what is being done."""
 
 
 @runtime_checkable
@@ -94,15 +94,16 @@ def answer(learner: EpisodeLearner, episodes: EpisodeBatch) -> Answers:
 
 
 def compare(
-    learners: Mapping[str, EpisodeLearner], episodes: EpisodeBatch, report: Report = lambda _: None
+    learners: Mapping[str, EpisodeLearner], episodes: EpisodeBatch, report: Report = lambda *_: None
 ) -> dict[str, Answers]:
     """Let every learner answer the same episodes."""
     answers = {}
-    for name, learner in learners.items():
-        report(f"{name} on {episodes.domain.domain}")
+    for number, (name, learner) in enumerate(learners.items()):
+        report(number, len(learners), f"test on {episodes.domain.domain}")
         size = len(episodes) if isinstance(learner, BestSingle) else EPISODES_AT_ONCE
         parts = [answer(learner, episodes[start : start + size]) for start in range(0, len(episodes), size)]
         answers[name] = Answers.joined(parts)
+    report(len(learners), len(learners), f"test on {episodes.domain.domain}")
     return answers
 
 
@@ -136,7 +137,7 @@ def draw_episodes(
 
 
 def run_protocol(
-    config: BenchmarkConfig, domains: Mapping[str, DomainData], report: Report = lambda _: None
+    config: BenchmarkConfig, domains: Mapping[str, DomainData], report: Report = lambda *_: None
 ) -> list[BenchmarkRow]:
     """Meta-train on the training domains and classes, then test on the rest, for every class split.
 
@@ -164,7 +165,7 @@ def trained_learners(
     """Return the baselines and the learners that `config` names, all trained without the classes in `exclude`."""
     seen = [domain.with_classes(tuple(c for c in domain.classes if c not in set(exclude))) for domain in training]
     classes = tuple(sorted({name for domain in seen for name in domain.classes}))
-    report("tune the baseline")
+    report(0, 0, f"tune {REFERENCE}")
     learners: dict[str, EpisodeLearner] = {
         "best_single": BestSingle(),
         "concat_logreg": ConcatLogreg(),
@@ -173,7 +174,7 @@ def trained_learners(
     for name in config.learners:
         learner = build_learner(name)
         for progress in train(learner, seen, config.training):
-            report(f"meta-train {name}: step {progress.step} of {config.training.steps}")
+            report(progress.step, config.training.steps, f"meta-train {name}")
         learners[name] = learner
     return learners
 

@@ -68,13 +68,13 @@ def benchmark(
 def run(config: BenchmarkConfig) -> list[BenchmarkRow]:
     """Load the domains from the lake and run the protocol on them."""
     from models.evaluation import run_protocol
+    from tasks import progress
     from tasks.features import load_domain
     from tasks.lake import open_lake
 
     lake = open_lake()
     domains = {name: load_domain(lake, name) for name in dict.fromkeys((*config.train, *config.test))}
-    rows: list[BenchmarkRow] = run_protocol(config, domains)
-    return rows
+    return run_protocol(config, domains, progress.report)
 
 
 def _domains(text: str, option: str) -> tuple[str, ...]:

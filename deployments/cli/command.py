@@ -14,6 +14,7 @@ import typer
 from data_contracts.errors import MetafuseError
 from data_contracts.settings import use_home
 from deployments.cli.answer import BAD_INPUT, Answer, show_error
+from deployments.cli.progress import shown_progress
 
 Body = Callable[..., Answer]
 Home = Annotated[
@@ -34,7 +35,8 @@ def command(group: typer.Typer, name: str, *, prefect_log_level: str = "CRITICAL
         def run(context: typer.Context, home: Path | None, as_json: bool, **arguments: Any) -> None:
             try:
                 use_home(home or context.find_root().params.get("home"), prefect_log_level=prefect_log_level)
-                with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+                quiet = contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext()
+                with quiet, shown_progress():
                     answer = body(**arguments)
             except MetafuseError as error:
                 _let_go(error)

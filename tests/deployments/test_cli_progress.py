@@ -1,0 +1,25 @@
+import io
+
+from rich.console import Console
+from rich.progress import Progress
+
+from deployments.cli.progress import Bars, shown_progress
+from tasks import progress
+
+
+def test_each_thing_that_reports_itself_has_one_bar():
+    display = Progress(console=Console(file=io.StringIO()), disable=True)
+    bars = Bars(display)
+    for done in (0, 3, 7):
+        bars(done, 10, "read")
+    bars(1, 0, "think")
+    assert [(task.description, task.completed, task.total) for task in display.tasks] == [
+        ("read", 7, 10),
+        ("think", 1, None),
+    ]
+
+
+def test_nothing_is_shown_when_nobody_is_watching(capsys):
+    with shown_progress():
+        progress.report(1, 2, "read")
+    assert capsys.readouterr() == ("", "")
