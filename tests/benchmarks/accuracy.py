@@ -27,7 +27,7 @@ HELD_OUT = ("noto-ru", "noto-zh")
 def measure(lake: Lake, config: BenchmarkConfig) -> list[BenchmarkRow]:
     """Run the protocol on domains of a lake."""
     domains = {name: load_domain(lake, name) for name in (*config.train, *config.test)}
-    return run_protocol(config, domains, lambda step: print(step, file=sys.stderr))
+    return run_protocol(config, domains, lambda done, total, what: print(what, f"{done}/{total}", file=sys.stderr))
 
 
 def table(rows: Sequence[BenchmarkRow]) -> str:

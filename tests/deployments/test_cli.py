@@ -2,9 +2,9 @@
 
 import json
 import math
+import resource
 import subprocess
 import sys
-import time
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -21,14 +21,15 @@ COMMANDS = (
 
 
 def test_help_answers_in_under_a_second(metafuse):
-    fastest = min(_timed(metafuse) for _ in range(3))
-    assert fastest < 1.0
+    assert min(_cpu_s(metafuse) for _ in range(3)) < 1.0
 
 
-def _timed(metafuse) -> float:
-    started = time.perf_counter()
+def _cpu_s(metafuse) -> float:
+    """Seconds of CPU, which other work on the machine hardly changes; the command waits for nothing else."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert metafuse.run("--help").code == 0
-    return time.perf_counter() - started
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def test_help_imports_nothing_heavy():
