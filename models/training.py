@@ -116,6 +116,7 @@ class _Run:
         self._statistics_of(0)
 
     def advance(self, step: int) -> float:
+        """Take one step of the outer loop and return its loss."""
         self._statistics_of((step // self.config.validate_every) % 2)
         loss = self.learner.meta_loss(self._episodes())
         for group in self.optimiser.param_groups:
@@ -131,6 +132,7 @@ class _Run:
         return float(loss.detach())
 
     def validate(self, step: int) -> None:
+        """Measure accuracy on the validation classes and keep the state if it is the best so far."""
         with torch.no_grad():
             right = [
                 accuracy_per_episode(self.learner.log_probabilities(episodes), episodes.query_labels)
@@ -149,6 +151,7 @@ class _Run:
         return TrainProgress(step, loss, self.last_accuracy, self._state())
 
     def restore(self, state: dict[str, Any]) -> None:
+        """Go back to where an earlier report stood."""
         self.step, self.best_accuracy, self.best_step = state["step"], state["best_accuracy"], state["best_step"]
         self.best = state["best"]
         for parameter, value in zip(self.parameters, state["parameters"], strict=True):
