@@ -65,7 +65,9 @@ class BenchmarkConfig(Config):
     train: tuple[DomainName, ...] = Field(min_length=1)
     test: tuple[DomainName, ...] = Field(min_length=1)
     learners: tuple[str, ...] = ("metric",)
-    holdout_classes: tuple[str, ...] = Field(default=(), description="overrides fraction and seed")
+    holdout_classes: tuple[str, ...] = Field(
+        default=(), description="classes in common to test on, instead of a drawn share"
+    )
     holdout_fraction: float = Field(default=0.35, gt=0, lt=1)
     split_seeds: tuple[int, ...] = (0,)
     n_way: int = Field(default=5, ge=2)

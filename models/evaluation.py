@@ -108,17 +108,23 @@ def compare(
 
 
 def held_out_classes(
-    training: Sequence[DomainData], test: Sequence[DomainData], *, fraction: float, seed: int
+    training: Sequence[DomainData],
+    test: Sequence[DomainData],
+    *,
+    fraction: float,
+    seed: int,
+    chosen: tuple[str, ...] = (),
 ) -> tuple[str, ...]:
-    """Draw the classes to test on, none of which may be trained on.
+    """Return the classes to test on, none of which may be trained on.
 
-    These are a share of the classes that training and test domains have in common, and all that only test domains have.
+    These are a share of the classes that training and test domains have in common, or the `chosen` ones instead, and
+    all that only test domains have.
     """
     trained = {name for domain in training for name in large_classes(domain, 1)}
     tested = {name for domain in test for name in large_classes(domain, 1)}
     common = sorted(trained & tested)
     order = torch.randperm(len(common), generator=torch.Generator().manual_seed(seed)).tolist()
-    drawn = {common[number] for number in order[: round(fraction * len(common))]}
+    drawn = set(chosen) or {common[number] for number in order[: round(fraction * len(common))]}
     return tuple(sorted(drawn | (tested - trained)))
 
 
@@ -147,8 +153,8 @@ def run_protocol(
     training, test = [domains[name] for name in config.train], [domains[name] for name in config.test]
     rows = []
     for seed in config.split_seeds if not config.holdout_classes else (0,):
-        classes = config.holdout_classes or held_out_classes(
-            training, test, fraction=config.holdout_fraction, seed=seed
+        classes = held_out_classes(
+            training, test, fraction=config.holdout_fraction, seed=seed, chosen=config.holdout_classes
         )
         _check_classes(test, classes, config)
         learners = trained_learners(config, training, classes, report)

@@ -46,6 +46,12 @@ def test_held_out_classes_are_a_share_of_the_common_ones_and_all_that_only_tests
     assert set(drawn) - set(class_names(16)) == {"class-16", "class-17"}
 
 
+def test_chosen_classes_take_the_place_of_the_share(domains):
+    training, test = [domains["first"], domains["second"]], [domains["strange"]]
+    held_out = held_out_classes(training, test, fraction=0.25, seed=0, chosen=("class-03", "class-05"))
+    assert held_out == ("class-03", "class-05", "class-16", "class-17")
+
+
 def test_held_out_classes_depend_on_the_seed_alone(domains):
     def drawn(seed: int, *training: str) -> tuple[str, ...]:
         return held_out_classes([domains[name] for name in training], [domains["strange"]], fraction=0.5, seed=seed)
@@ -109,8 +115,8 @@ def test_episodes_hold_only_the_tested_classes_and_follow_the_seed(domains):
 
 
 def test_too_few_classes_for_the_way_are_counted(domains):
-    few = CONFIG.model_copy(update={"holdout_classes": ("class-03",)})
-    with pytest.raises(EpisodeTooSmall, match="'strange' has 1 held-out classes with at least 6"):
+    few = CONFIG.model_copy(update={"holdout_classes": ("class-03",), "n_way": 4})
+    with pytest.raises(EpisodeTooSmall, match="'strange' has 3 held-out classes with at least 6"):
         run_protocol(few, domains)
 
 
