@@ -214,7 +214,7 @@ def shown(result: Facts) -> RenderableType:
         "",
         "Try next:",
         "  metafuse up",
-        '  metafuse sql "SELECT label, count(*) AS n FROM predictions GROUP BY 1"',
+        '  metafuse sql "SELECT label, count(*) AS n FROM latest_predictions GROUP BY 1"',
         f"  mlflow ui --backend-store-uri {get_settings().mlflow}",
     )
 

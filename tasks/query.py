@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 LONGEST_S = 120.0
 MEMORY = "2GB"
 
+VIEWS = {
+    "latest_predictions": 'SELECT * FROM predictions QUALIFY "at" = max("at") OVER (PARTITION BY domain)',
+}
+"""Relations beside the tables: what the last scoring of each domain said."""
+
 _LOCKS = (
     "SET TimeZone = 'UTC'",
     "SET autoinstall_known_extensions = false",
@@ -74,7 +79,7 @@ def _check_is_select(connection: "DuckDBPyConnection", sql: str) -> None:
 
 
 def _show_tables(connection: "DuckDBPyConnection", lake: "Lake") -> list[str]:
-    """Make every table of the lake a relation; platform tables that nobody wrote to yet are empty."""
+    """Make every table of the lake, and every view, a relation; platform tables nobody wrote to yet are empty."""
     existing = lake.tables()
     for name in existing:
         snapshot = lake.snapshot(name)
@@ -83,7 +88,9 @@ def _show_tables(connection: "DuckDBPyConnection", lake: "Lake") -> list[str]:
     for name, (schema, _) in PLATFORM_TABLES.items():
         if name not in existing:
             connection.register(name, schema.empty_table())
-    return sorted({*existing, *PLATFORM_TABLES})
+    for name, definition in VIEWS.items():
+        connection.execute(f"CREATE VIEW {name} AS {definition}")
+    return sorted({*existing, *PLATFORM_TABLES, *VIEWS})
 
 
 @contextmanager
