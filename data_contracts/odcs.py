@@ -10,6 +10,8 @@ from data_contracts.errors import ContractInvalid
 from data_contracts.odcs_reader import API_VERSION, MEDIA_LIMITS, OPERATORS, OPTIONS, ContractReader
 
 MAX_CONTRACT_BYTES = 1_000_000
+MAX_ENTRIES = 100_000
+"""Aliases let a few lines of YAML stand for any number of entries."""
 
 
 def load_contract(path: Path) -> Contract:
@@ -72,11 +74,13 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 
 
 def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
-    for position, key in enumerate(keys):
-        if key in keys[:position]:
-            mark = node.value[position][0].start_mark
-            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is given twice", mark)
+    seen = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if key in seen:
+            problem = f"the key {key!r} is given twice"
+            raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
+        seen.add(key)
     return loader.construct_mapping(node, deep=True)
 
 
@@ -86,9 +90,16 @@ _UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG,
 def _read_yaml(text: str, source: str) -> dict[str, Any]:
     try:
         document = yaml.load(text, Loader=_UniqueKeyLoader)  # a SafeLoader
+        entries = _count_entries(document, {})
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as exc:
         problem = " ".join(str(exc).split())
         raise ContractInvalid(f"{source} is not readable YAML: {problem}. Correct that place.", source=source) from exc
+    if entries > MAX_ENTRIES:
+        raise ContractInvalid(
+            f"{source} stands for more than {MAX_ENTRIES:,} entries once its aliases are written out, which no "
+            "contract needs. Write the entries out, or use fewer aliases.",
+            source=source,
+        )
     if not isinstance(document, dict):
         raise ContractInvalid(
             f"{source} holds {type(document).__name__}, not a contract (a mapping of apiVersion, kind, name, version, "
@@ -96,6 +107,16 @@ def _read_yaml(text: str, source: str) -> dict[str, Any]:
             source=source,
         )
     return document
+
+
+def _count_entries(value: Any, known: dict[int, int]) -> int:
+    """Count what `value` holds with aliases written out, visiting each shared part once."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in known:
+        parts = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_count_entries(part, known) for part in parts)
+    return known[id(value)]
 
 
 def _dump_table(contract: Contract) -> dict[str, Any]:

@@ -5,6 +5,7 @@ entries that only document (tags, owners, examples) are accepted. https://bitol-
 """
 
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn, cast, get_args
 
@@ -278,14 +279,14 @@ class ContractReader:
 
     def number(self, where: str, value: Any) -> float:
         """Check for a finite number."""
-        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < float("inf"):
-            self.refuse(where, f"{value!r} is not a number", "Give a finite number without quotes.")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
+            self.refuse(where, f"{value!r:.80} is not a number", "Give a finite number without quotes.")
         return float(value)
 
     def whole_number(self, where: str, value: Any, smallest: int) -> int:
         """Check for an integer of at least `smallest`."""
-        if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
-            self.refuse(where, f"{value!r} is not a whole number of at least {smallest}", "Correct it.")
+        if isinstance(value, bool) or not isinstance(value, int) or not smallest <= value < 2**63:
+            self.refuse(where, f"{value!r:.80} is not a whole number of at least {smallest}", "Correct it.")
         return value
 
     def media_limits(self, where: str, role: Role, custom: dict[str, Any]) -> dict[str, float | int]:

@@ -252,3 +252,19 @@ def test_a_damaged_contract_is_read_or_refused_and_never_crashes(shop_yaml, data
     except ContractInvalid:
         return
     assert parse_contract(dump_contract(contract), "again") == contract
+
+
+def test_aliases_that_stand_for_a_million_entries_are_refused(shop_yaml):
+    levels = "".join(f"a{n + 1}: &a{n + 1} [{', '.join([f'*a{n}'] * 10)}]\n" for n in range(9))
+    with pytest.raises(ContractInvalid, match="once its aliases are written out"):
+        parse_contract(f"a0: &a0 [x]\n{levels}{shop_yaml}", "shop.yaml")
+
+
+def test_a_contract_of_many_keys_is_refused_at_once():
+    with pytest.raises(ContractInvalid):
+        parse_contract("\n".join(f"k{n}: 1" for n in range(50_000)), "many.yaml")
+
+
+def test_a_limit_that_no_number_can_hold_is_refused(shop_yaml):
+    with pytest.raises(ContractInvalid, match="is not a number"):
+        parse_contract(shop_yaml.replace("minimum: 0", f"minimum: 1{'0' * 400}"), "shop.yaml")
