@@ -167,8 +167,7 @@ def _table_files(contract: Contract, source_dir: Path) -> list[Path]:
             path=pattern,
         )
     exact = source_dir / pattern
-    found = [exact] if exact.exists() or Path(pattern).is_absolute() else source_dir.glob(pattern)
-    files = sorted(path for path in found if path.is_file())
+    files = sorted(path for path in _matches(source_dir, pattern) if path.is_file())
     if not files:
         raise SourceNotFound(
             f"The source of {contract.domain} is not there: no file matches {exact}. The path in the contract is "
@@ -178,12 +177,26 @@ def _table_files(contract: Contract, source_dir: Path) -> list[Path]:
     return files
 
 
+def _matches(source_dir: Path, pattern: str) -> list[Path]:
+    """Return what `pattern` matches; one that is no pattern (`a**b`) matches nothing."""
+    exact = source_dir / pattern
+    if exact.exists() or Path(pattern).is_absolute():
+        return [exact]
+    try:
+        return list(source_dir.glob(pattern))
+    except (ValueError, NotImplementedError, OSError):
+        return []
+
+
 def _read_csv(file: _TableFile, names: Sequence[str]) -> None:
     """Read comma-separated text; a quote that is never closed would swallow the rest, so it refuses the batch."""
     csv.field_size_limit(MAX_CELL_CHARACTERS)
     with file.path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
         reader = csv.reader(text, strict=True)
         header = _header(file, reader)
+        if not set(names) & set(header):
+            found = ", ".join(map(_printable, header))[:200]  # type: ignore[arg-type]
+            raise _unreadable(file.path, f"its first line names no column of the contract: {found}")
         file.columns = {name: [] for name in names if name in header}
         for line, cells in _csv_rows(file, reader):
             if len(cells) == len(header):
@@ -268,6 +281,12 @@ def _plain(path: Path, name: str, values: pa.ChunkedArray) -> pa.ChunkedArray:
         return values.cast(kind.value_type)
     if pa.types.is_nested(kind):
         raise _unreadable(path, f"the column {name} holds {kind}, and a cell must be one value")
+    if pa.types.is_float16(kind):
+        return values.cast(pa.float32())
+    try:
+        values.validate(full=True)
+    except pa.ArrowInvalid as exc:
+        raise _unreadable(path, f"the column {name} is damaged ({exc})") from exc
     return values
 
 

@@ -127,7 +127,7 @@ def _judged_columns(batch: pa.Table, contract: Contract) -> pa.Table:
     missing = [column.name for column in contract.columns if column.name not in batch.column_names]
     if missing:
         raise BatchRefused(
-            f"The source of {contract.domain} has no column {', '.join(missing)}; it has "
+            f"The source of {contract.domain} has no column {', '.join(missing)}; of the contract's columns it has "
             f"{', '.join(batch.column_names) or 'none'}. Add the column to the source or take it out of the contract.",
             domain=contract.domain,
             missing=missing,
@@ -148,7 +148,15 @@ def _query(sql: str, batch: pa.Table) -> pa.Table:
     with duckdb.connect(config={"threads": 1}) as connection:
         connection.execute("SET TimeZone = 'UTC'")
         connection.register("batch", batch)
-        return connection.sql(sql).to_arrow_table()
+        try:
+            return connection.sql(sql).to_arrow_table()
+        except duckdb.NotImplementedException as exc:
+            types = ", ".join(f"{field.name} {field.type}" for field in batch.schema)
+            raise BatchRefused(
+                f"The source has a column of a type that cannot be judged ({types}). Nothing was written. Write it as "
+                "text, a number or a timestamp.",
+                types=types,
+            ) from exc
 
 
 def _row_frame(cells: pa.Table, contract: Contract) -> "pd.DataFrame":

@@ -133,7 +133,7 @@ def test_files_whose_types_do_not_fit_together_are_refused(tmp_path: Path):
         read_source(contract_of("*.parquet", "parquet"), tmp_path)
 
 
-@pytest.mark.parametrize("path", ["absent.csv", "*.tsv", "s3://bucket/items.csv", "."])
+@pytest.mark.parametrize("path", ["absent.csv", "*.tsv", "s3://bucket/items.csv", ".", "a**b/items.csv"])
 def test_a_source_that_is_not_there_is_named(tmp_path: Path, path: str):
     with pytest.raises(SourceNotFound, match="shop-en"):
         read_source(contract_of(path, "csv"), tmp_path)
@@ -194,3 +194,21 @@ def test_a_file_that_changes_after_it_was_hashed_is_refused(tmp_path: Path):
     (tmp_path / "p.png").write_text("two")
     with pytest.raises(MediaRefused, match="was changed"):
         cell.read()
+
+
+def test_a_separator_that_is_no_comma_is_shown(tmp_path: Path):
+    with pytest.raises(BatchRefused, match="names no column of the contract: item_id;title"):
+        read(tmp_path, "a.csv", "item_id;title\na;x\n")
+
+
+def test_parquet_text_that_is_not_utf8_is_refused_by_column(tmp_path: Path):
+    text = pa.array([b"good", b"\xff"]).cast(pa.binary())
+    titles = pa.Array.from_buffers(pa.string(), 2, text.buffers())
+    pq.write_table(pa.table({"item_id": ["a", "b"], "title": titles}), tmp_path / "a.parquet")
+    with pytest.raises(BatchRefused, match="the column title is damaged"):
+        read_source(contract_of("a.parquet", "parquet"), tmp_path)
+
+
+def test_half_precision_numbers_of_parquet_are_widened(tmp_path: Path):
+    pq.write_table(pa.table({"item_id": ["a"], "year": pa.array([1.5], pa.float16())}), tmp_path / "a.parquet")
+    assert read_source(contract_of("a.parquet", "parquet"), tmp_path).rows["year"].to_pylist() == [1.5]

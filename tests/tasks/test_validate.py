@@ -297,7 +297,7 @@ def test_rows_keep_their_order_in_a_large_batch():
 
 
 def test_column_that_the_source_lacks_is_named():
-    with pytest.raises(BatchRefused, match=r"no column x; it has item_id, y\. Add the column"):
+    with pytest.raises(BatchRefused, match=r"no column x; of the contract's columns it has item_id, y\. Add"):
         mask_rows(pa.table({"item_id": ["a"], "y": ["1"]}), contract_of(NUMBER))
 
 
