@@ -9,6 +9,7 @@ import resource
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -144,8 +145,12 @@ def decode_chunk(
 
 
 def confine(memory_bytes: int) -> None:
-    """Limit this process: memory, no files written, few opened, no core dumps; decoders' warnings go nowhere."""
-    _lower(resource.RLIMIT_AS, memory_bytes)
+    """Limit this process: memory, no files written, few opened, no core dumps; decoders' warnings go nowhere.
+
+    Memory is limited on Linux only; elsewhere the limits on bytes, pixels and time have to do.
+    """
+    with suppress(ValueError):  # macOS refuses any limit below what it maps at the start
+        _lower(resource.RLIMIT_AS, memory_bytes)
     _lower(resource.RLIMIT_FSIZE, 0)
     _lower(resource.RLIMIT_NOFILE, 64)
     _lower(resource.RLIMIT_CORE, 0)

@@ -1,6 +1,7 @@
 """Media of every allowed format decode to what was put in; hostile ones are refused, alone and without a trace."""
 
 import os
+import resource
 import struct
 import time
 import zlib
@@ -13,7 +14,7 @@ from PIL import Image, ImageDraw
 from data_contracts.contract import Column, Rules
 from data_contracts.errors import MediaRefused
 from tasks.decode import MediaLimits, check_media, decode_audio, decode_image, decode_many, decode_video, limits_of
-from tasks.decode_worker import reduce_picture
+from tasks.decode_worker import confine, reduce_picture
 
 LIMITS = MediaLimits(timeout_s=20)
 AUDIO = [("WAV", None), ("WAV", "FLOAT"), ("FLAC", None), ("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", None)]
@@ -230,3 +231,18 @@ def test_a_picture_with_drawing_survives_palette_and_grey_modes():
 def test_limits_come_from_the_contract_and_else_from_the_platform():
     column = Column(name="p", logical_type="string", role="image", rules=Rules(max_pixels=9, max_bytes=8))
     assert limits_of(column) == MediaLimits(max_pixels=9, max_bytes=8)
+
+
+def test_a_system_that_cannot_limit_memory_still_decodes(monkeypatch: pytest.MonkeyPatch):
+    given = []
+
+    def setrlimit(limit: int, values: tuple[int, int]) -> None:
+        if limit == resource.RLIMIT_AS:
+            raise ValueError("current limit exceeds maximum limit")  # as on macOS
+        given.append(limit)
+
+    monkeypatch.setattr(resource, "setrlimit", setrlimit)
+    monkeypatch.setattr(os, "dup2", lambda source, target: None)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1)
+    confine(2**31)
+    assert given == [resource.RLIMIT_FSIZE, resource.RLIMIT_NOFILE, resource.RLIMIT_CORE]
