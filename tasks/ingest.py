@@ -122,10 +122,10 @@ class _Ingest:
         return items_table(self.contract.domain)
 
     def follows_unchanged(self, previous: Mapping[str, Any]) -> bool:
-        """Whether the last ingest of this source read the same under the same contract, and its table is there."""
-        is_same = previous["source_sha256"] == self.batch.sha256
+        """Whether the last ingest of this source read the same under the same contract, and what it put is there."""
+        is_same: bool = previous["source_sha256"] == self.batch.sha256
         is_same &= previous["contract_version"] == ledger.contract_version(self.contract)
-        return is_same and (previous["accepted"] == 0 or self.lake.version(self.table) is not None)
+        return is_same and self._stored_rows(previous["batch_id"]) == int(previous["accepted"])
 
     def judge(self, docs: Path) -> None:
         """Find the rows that break a rule and let the batch as a whole be judged; nothing is written before that."""
@@ -187,9 +187,7 @@ class _Ingest:
     def balance(self, started: float) -> IngestReport:
         """Return the ledger's line; what this batch has in the lake, whichever run put it there, was accepted."""
         refused = self.refused_rows()
-        accepted = 0
-        if self.lake.version(self.table) is not None:
-            accepted = len(self.lake.read(self.table, columns=["item_id"], where=f"batch_id = '{self.batch_id}'"))
+        accepted = self._stored_rows(self.batch_id)
         return self.report(
             self.batch_id,
             started,
@@ -221,6 +219,10 @@ class _Ingest:
             table_version=self.lake.version(self.table),
             seconds=time.perf_counter() - started,
         )
+
+    def _stored_rows(self, batch_id: str) -> int:
+        snapshot = self.lake.snapshot(self.table)
+        return 0 if snapshot is None else len(snapshot.read(["item_id"], f"batch_id = '{batch_id}'"))
 
     def _items(self, rows: Sequence[int]) -> pa.Table:
         """Return the lake rows of these source rows, all but the instant, which is set when they are committed."""

@@ -330,6 +330,16 @@ def _is_committed(handle: DeltaTable, transaction: Transacted) -> bool:
 
 
 def _check_types(table: str, stored: pa.Schema, given: pa.Schema) -> None:
+    spelled = {name.lower(): name for name in stored.names}
+    respelled = [name for name in given.names if spelled.get(name.lower(), name) != name]
+    if respelled:
+        raise BatchRefused(
+            f"The lake table {table} has the columns {', '.join(spelled[name.lower()] for name in respelled)}, now "
+            f"spelled {', '.join(respelled)}; case does not tell columns apart. Nothing was written. Keep the "
+            "spelling, or give the column a new name in the contract.",
+            table=table,
+            changed=respelled,
+        )
     changed = [
         f"{field.name} is {stored.field(field.name).type}, now {field.type}"
         for field in given

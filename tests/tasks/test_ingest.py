@@ -296,6 +296,14 @@ def test_lost_media_and_a_lost_table_come_back_with_the_same_source(place: Place
     assert counts(place.ingest()) == (1, 1, 0, 0)
 
 
+def test_rows_whose_last_commit_was_lost_are_taken_in_again(place: Place):
+    place.rows({"item_id": "a", "title": "t"})
+    place.ingest()
+    (place.source.parent / "lake" / "items_shop_en" / "_delta_log" / "00000000000000000001.json").unlink()
+    assert counts(place.ingest()) == (1, 1, 0, 0)
+    assert len(place.lake.current_items("shop-en")) == 1
+
+
 class CutOff(Exception):
     """The run ends here."""
 

@@ -255,3 +255,9 @@ def test_a_lake_whose_folder_was_removed_starts_anew(lake: Lake):
     shutil.rmtree(lake.uri.removeprefix("file://"))
     lake.append("labels", labels("b"))
     assert lake.read("labels")["item_id"].to_pylist() == ["b"]
+
+
+def test_a_column_in_another_spelling_is_refused(lake: Lake):
+    lake.append("items_a", pa.table({"item_id": ["x"], "Title": ["t"]}))
+    with pytest.raises(BatchRefused, match="has the columns Title, now spelled title"):
+        lake.append("items_a", pa.table({"item_id": ["y"], "title": ["u"]}))
