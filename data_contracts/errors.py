@@ -14,6 +14,7 @@
     │   └── ModelRefused           a registered model fails its integrity checks
     ├── PackageMissing         an optional package is not installed
     ├── HomeUnusable           the home directory cannot be written
+    ├── SettingInvalid         an environment variable cannot be used
     ├── LakeCorrupt            a stored table or object does not match its own record
     └── TransientError         try again
         └── ServiceUnavailable     a server or store did not answer
@@ -90,6 +91,10 @@ class PackageMissing(MetafuseError):
 
 class HomeUnusable(MetafuseError):
     """The home directory cannot be made or written."""
+
+
+class SettingInvalid(MetafuseError):
+    """A `METAFUSE_*` environment variable has a value that cannot be used."""
 
 
 class LakeCorrupt(MetafuseError):

@@ -7,10 +7,10 @@ import os
 from functools import cache
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from data_contracts.errors import HomeUnusable
+from data_contracts.errors import HomeUnusable, SettingInvalid
 
 
 class Settings(BaseSettings):
@@ -74,11 +74,12 @@ def use_home(home: Path | None = None, *, prefect_log_level: str = "WARNING") ->
 
     Raises:
         HomeUnusable: the folder is not there and cannot be made.
+        SettingInvalid: a `METAFUSE_*` variable has a value that cannot be used.
     """
     if home is not None:
         os.environ["METAFUSE_HOME"] = str(home.absolute())
     get_settings.cache_clear()
-    settings = get_settings()
+    settings = _checked_settings()
     absolute = settings.home.absolute()
     _make_folder(absolute)
     os.environ["METAFUSE_HOME"] = str(absolute)
@@ -89,6 +90,18 @@ def use_home(home: Path | None = None, *, prefect_log_level: str = "WARNING") ->
         os.environ.setdefault(name, prefect_log_level)
     get_settings.cache_clear()
     return get_settings()
+
+
+def _checked_settings() -> Settings:
+    try:
+        return get_settings()
+    except ValidationError as exc:
+        first = exc.errors(include_url=False)[0]
+        name = "METAFUSE_" + "_".join(str(part) for part in first["loc"]).upper()
+        raise SettingInvalid(
+            f"The environment variable {name} is {first['input']!r:.80}: {first['msg']}. Correct it or unset it.",
+            name=name,
+        ) from exc
 
 
 def _make_folder(home: Path) -> None:

@@ -28,10 +28,14 @@ def list_rows(
 
     Example: metafuse quarantine list noto-ru --limit 10
     """
+    from tasks.contracts import contract_in_force
     from tasks.lake import open_lake
 
+    lake = open_lake()
     where = None if domain is None else f"domain = '{check_domain(domain)}'"
-    found = open_lake().read("quarantine", where=where)
+    found = lake.read("quarantine", where=where)
+    if domain is not None and len(found) == 0:
+        contract_in_force(lake, domain)  # names the domains there are if this is none of them
     return _answer(found.sort_by([("at", "descending"), ("locator", "ascending")]).to_pylist(), limit)
 
 

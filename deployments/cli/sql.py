@@ -1,11 +1,15 @@
 """`metafuse sql`: ask the lake a question."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from data_contracts.errors import QueryRefused
 from deployments.cli.answer import Answer, rows_table
 from deployments.cli.command import command
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 MOST_ROWS = 10_000
 
@@ -28,5 +32,17 @@ def add_to(app: typer.Typer) -> None:
         from tasks.lake import open_lake
 
         table = open_lake().query(query, limit)
-        rows = table.to_pylist()
+        rows = _rows(table, query)
         return Answer({"columns": table.column_names, "rows": rows}, rows_table(table.column_names, rows))
+
+
+def _rows(table: "pa.Table", query: str) -> list[dict[str, Any]]:
+    try:
+        rows: list[dict[str, Any]] = table.to_pylist()
+    except (OverflowError, ValueError) as exc:
+        raise QueryRefused(
+            f"The answer holds a date or an instant outside the years 1 to 9999 ({exc}). Cast it to VARCHAR in the "
+            "query.",
+            sql=query,
+        ) from exc
+    return rows

@@ -137,3 +137,8 @@ def test_values_json_cannot_hold_are_translated():
         "path": "a/b",
         "several": [1, True, None],
     }
+
+
+def test_a_setting_that_cannot_be_used_is_refused_by_name(metafuse, toys, monkeypatch):
+    monkeypatch.setenv("METAFUSE_THREADS", "many")
+    assert "METAFUSE_THREADS is 'many'" in metafuse.here("contract", "check", toys).refusal

@@ -97,3 +97,13 @@ def test_quarantine_list_counts_reasons(metafuse):
 
 def test_quarantine_of_an_empty_lake_is_empty(metafuse):
     assert metafuse.here("quarantine", "list").out == "Nothing is in quarantine.\n"
+
+
+@pytest.mark.usefixtures("lake")
+def test_quarantine_of_a_domain_that_is_not_there_is_refused(metafuse):
+    assert "no domain 'noto-xx'" in metafuse.here("quarantine", "list", "noto-xx").refusal
+
+
+@pytest.mark.parametrize("moment", ["'infinity'::timestamp", "DATE '294000-01-01'"])
+def test_instants_that_no_calendar_of_python_holds_are_refused(metafuse, moment):
+    assert "Cast it to VARCHAR" in metafuse.here("sql", f"SELECT {moment} AS moment").refusal
