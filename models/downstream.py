@@ -116,23 +116,23 @@ def find_anomalies(
 
     The threshold is the conformal quantile of the reference items' own scores, each measured without itself, so that an
     item from the same distribution raises an alarm with at most `false_alarm_rate` (Laxhammar and Falkman, 2010). An
-    item that is itself in the reference set is not its own neighbour.
+    item that is itself in the reference set is not its own neighbour. Where the reference set is too small to bound the
+    rate (fewer than `1 / false_alarm_rate - 1` items) the threshold is infinite: items have scores and raise no alarm.
 
     Raises:
-        EpisodeTooSmall: the reference set has too few items for that rate.
+        EpisodeTooSmall: the reference set has fewer than two items.
     """
-    needed = max(neighbours + 1, int(np.ceil(1 / false_alarm_rate)))
-    if len(reference) < needed:
+    if len(reference) < 2:
         raise EpisodeTooSmall(
-            f"{len(reference)} reference items cannot bound the false-alarm rate at {false_alarm_rate:.1%}; "
-            f"{needed} are needed. Ingest more items, or allow a higher rate.",
+            f"{len(reference)} reference items have no neighbours to be compared with; at least 2 are needed. "
+            "Ingest more items.",
             items=len(reference),
-            needed=needed,
         )
+    neighbours = min(neighbours, len(reference) - 1)
     index = NearestNeighbors().fit(reference.numpy())
     usual = index.kneighbors(n_neighbors=neighbours)[0].mean(1)
     rank = int(np.ceil((1 - false_alarm_rate) * (len(usual) + 1))) - 1
-    threshold = float(np.sort(usual)[min(rank, len(usual) - 1)])
+    threshold = float(np.sort(usual)[rank]) if rank < len(usual) else float("inf")
     distances = index.kneighbors(embedding.numpy(), n_neighbors=neighbours + 1)[0]
     is_reference = distances[:, :1] < 1e-6
     scores = np.where(is_reference[:, 0], distances[:, 1:].mean(1), distances[:, :-1].mean(1))

@@ -147,9 +147,16 @@ def test_threshold_is_the_conformal_quantile():
     assert found.threshold == pytest.approx(np.sort(own)[89], abs=1e-4)
 
 
-@pytest.mark.parametrize(("rate", "needed"), [(0.05, 20), (0.3, 6)], ids=["rate", "neighbours"])
-def test_few_reference_items_cannot_bound_the_rate(rate, needed):
-    items = torch.randn(needed, 3, generator=torch.Generator().manual_seed(0))
-    assert find_anomalies(items, items, false_alarm_rate=rate).flags.sum() <= rate * needed
-    with pytest.raises(EpisodeTooSmall, match=f"{needed} are needed"):
-        find_anomalies(items, items[1:], false_alarm_rate=rate)
+@pytest.mark.parametrize(("rate", "needed"), [(0.05, 19), (0.2, 4)])
+def test_reference_too_small_to_bound_the_rate_gives_scores_and_no_alarm(rate, needed):
+    usual = torch.randn(needed, 3, generator=torch.Generator().manual_seed(0))
+    items = torch.cat([usual, torch.full((1, 3), 99.0)])
+    assert find_anomalies(items, usual, false_alarm_rate=rate).flags.nonzero().tolist() == [[needed]]
+    found = find_anomalies(items, usual[1:], false_alarm_rate=rate)
+    assert not found.flags.any()
+    assert found.scores.argmax() == needed
+
+
+def test_one_reference_item_has_no_neighbours():
+    with pytest.raises(EpisodeTooSmall, match="1 reference items have no neighbours"):
+        find_anomalies(torch.eye(3), torch.eye(3)[:1], false_alarm_rate=0.05)

@@ -31,6 +31,13 @@ def adapted(lake) -> Lake:
     return lake
 
 
+def test_domain_of_ten_items_gets_answers_and_no_alarms(lake):
+    add_domain(lake, "tiny", n_classes=2, per_class=5)
+    report = score_items(lake, "tiny", ScoreConfig())
+    assert (report.rung, report.items, report.anomalies) == ("nearest_centroid", 10, 0)
+    assert set(report.labels) == {"class-00", "class-01"}
+
+
 def test_champion_answers_for_every_item(adapted):
     report = score_items(adapted, "two", ScoreConfig(clusters=8))
     assert (report.rung, report.model, report.version) == ("champion", "metafuse.two", "1")
