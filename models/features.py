@@ -48,10 +48,6 @@ class DomainData:
             for view, share in zip(self.views, shares.T, strict=True)
         }
 
-    def view_number(self, name: str) -> int:
-        """Return the position of a view among `views` (ValueError if there is none)."""
-        return [view.name for view in self.views].index(name)
-
     def take(self, rows: Int[Tensor, " row"]) -> "DomainData":
         """Return the given items only, in the given order; classes stay as they are."""
         return replace(

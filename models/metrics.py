@@ -30,13 +30,6 @@ def accuracy_per_episode(
     return right.sum(1) / counts.sum(1).clamp(min=1)
 
 
-def negative_log_likelihood(
-    log_probabilities: Float[Tensor, "*batch way"], labels: Int[Tensor, "*batch"]
-) -> Float[Tensor, ""]:
-    """Mean NLL in nats; queries labelled -1 do not count."""
-    return torch.nn.functional.cross_entropy(log_probabilities.flatten(0, -2), labels.flatten(), ignore_index=-1)
-
-
 def expected_calibration_error(
     probabilities: Float[Tensor, "item way"], labels: Int[Tensor, " item"], *, bins: int = 15
 ) -> float:

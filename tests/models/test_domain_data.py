@@ -4,7 +4,7 @@ from torch.nn.functional import normalize
 
 
 def test_mean_is_that_of_unit_norm_items_that_have_the_view(toys):
-    here = toys.presence[:, toys.view_number("picture")]
+    here = toys.presence[:, [view.name for view in toys.views].index("picture")]
     expected = normalize(toys.features["picture"][here], dim=-1).mean(0)
     torch.testing.assert_close(toys.means["picture"], expected)
 

@@ -10,7 +10,6 @@ from models.metrics import (
     accuracy_per_episode,
     estimate,
     expected_calibration_error,
-    negative_log_likelihood,
     wilson_interval,
 )
 
@@ -36,12 +35,6 @@ def test_accuracy_leaves_padding_out():
     answers = certain[torch.tensor([[0, 1, 2], [0, 0, 0]])]
     accuracy = accuracy_per_episode(answers, torch.tensor([[0, 1, 0], [0, 1, -1]]))
     torch.testing.assert_close(accuracy, torch.tensor([2 / 3, 1 / 2]))
-
-
-def test_likelihood_leaves_padding_out():
-    answers = torch.tensor([[[0.5, 0.5], [0.25, 0.75], [0.1, 0.9]]]).log()
-    nll = negative_log_likelihood(answers, torch.tensor([[0, 0, -1]]))
-    assert nll.item() == pytest.approx((math.log(2) + math.log(4)) / 2)
 
 
 def test_calibration_error_by_hand():
