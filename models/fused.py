@@ -148,6 +148,11 @@ class FusedModel:
         shapes: dict[str, tuple[int, ...]] = {"shot": (), "labels": (support,)}
         for view in self.views:
             shapes |= {f"mean/{view.name}": (view.dim,)}
+            basis = self.learner.placement.bases.get(view.encoder_id)
+            if basis is not None and len(basis.directions) != view.dim:
+                raise ValueError(
+                    f"the basis of {view.encoder_id} is for {len(basis.directions)} numbers, not {view.dim}"
+                )
             shapes |= {f"pool/{view.name}": (pool, view.dim), f"support/{view.name}": (support, view.dim)}
         for name, shape in shapes.items():
             if self.tensors[name].shape != shape:

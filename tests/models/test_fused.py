@@ -255,6 +255,15 @@ def test_domain_model_with_a_missing_or_misshapen_tensor_is_refused(trained, toy
             load_domain_model(config, {**weights, name: torch.zeros(1, 2, 3)})
 
 
+def test_domain_model_whose_whitening_is_for_another_dimension_is_refused(trained, toys):
+    model = trained.adapt(toys, support_of(toys, 2))
+    strange = {"directions": torch.eye(5), "ratios": torch.ones(5)}
+    for view in model.views:
+        bases = {f"prior/bases/{view.encoder_id}/{part}": value for part, value in strange.items()}
+        with pytest.raises(ModelRefused, match=f"the basis of {view.encoder_id} is for 5 numbers"):
+            load_domain_model(model.config(), {**model.weights(), **bases})
+
+
 @pytest.mark.parametrize(
     "change",
     [
