@@ -74,4 +74,6 @@ class BenchmarkConfig(Config):
     shots: tuple[int, ...] = (1, 5)
     n_query: int = Field(default=10, ge=1)
     episodes: int = Field(default=600, ge=2)
-    training: TrainConfig = TrainConfig()
+    training: TrainConfig = Field(
+        default=TrainConfig(), description="ways and shots are lowered if the training classes are too few for them"
+    )

@@ -84,7 +84,7 @@ class AdaptReport(Report):
     domain: DomainName
     model: str
     version: str
-    alias: str | None = Field(description="champion, challenger, or None if it was held back")
+    alias: str | None = Field(description="champion, challenger or previous, as of now; None if it was held back")
     accuracy: float
     ci95: float = Field(description="half-width of the 95 % interval")
     labels: int = Field(description="labelled items the model was adapted from")
@@ -119,7 +119,7 @@ class TrainReport(Report):
 
     model: str
     version: str
-    alias: str | None = Field(description="champion, or None if it was held back")
+    alias: str | None = Field(description="champion or previous, as of now; None if it was held back")
     learner: str
     domains: tuple[str, ...]
     classes: int = Field(description="classes trained or validated on")

@@ -21,7 +21,7 @@ from models.catalogue import build_learner
 from models.episodes import EpisodeBatch, EpisodeSampler
 from models.features import DomainData
 from models.metrics import accuracy_per_episode, estimate, expected_calibration_error
-from models.training import large_classes, train
+from models.training import fit_to_data, large_classes, train
 
 MIN_QUERY = 5
 """A class needs this many items besides its support to take part in a test."""
@@ -168,19 +168,23 @@ def run_protocol(
 def trained_learners(
     config: BenchmarkConfig, training: Sequence[DomainData], exclude: Sequence[str], report: Report
 ) -> dict[str, EpisodeLearner]:
-    """Return the baselines and the learners that `config` names, all trained without the classes in `exclude`."""
+    """Return the baselines and the learners that `config` names, all trained without the classes in `exclude`.
+
+    Training takes fewer ways or shots than the test where its domains have too few classes for them.
+    """
     seen = [domain.with_classes(tuple(c for c in domain.classes if c not in set(exclude))) for domain in training]
     classes = tuple(sorted({name for domain in seen for name in domain.classes}))
+    fitted = fit_to_data(config.training, seen)
     report(0, 0, f"tune {REFERENCE}")
     learners: dict[str, EpisodeLearner] = {
         "best_single": BestSingle(),
         "concat_logreg": ConcatLogreg(),
-        REFERENCE: tune_logreg(seen, classes, config.training),
+        REFERENCE: tune_logreg(seen, classes, fitted.model_copy(update={"shots": config.training.shots})),
     }
     for name in config.learners:
         learner = build_learner(name)
-        for progress in train(learner, seen, config.training):
-            report(progress.step, config.training.steps, f"meta-train {name}")
+        for progress in train(learner, seen, fitted):
+            report(progress.step, fitted.steps, f"meta-train {name}")
         learners[name] = learner
     return learners
 

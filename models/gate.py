@@ -29,16 +29,17 @@ class Verdict:
     gain_high: float
     labels_needed: int = 0
     """More labelled items that would likely decide, if the decision is `ask`."""
-    is_first: bool = False
+    unopposed: str = ""
+    """Why there was nobody to compare with, if there was not."""
 
     def numbers(self) -> dict[str, float]:
         """Return the numbers alone."""
-        return {name: value for name, value in asdict(self).items() if name not in ("decision", "is_first")}
+        return {name: value for name, value in asdict(self).items() if name not in ("decision", "unopposed")}
 
     def why(self) -> str:
         """Say it in one sentence."""
-        if self.is_first:
-            return f"{self.decision}: the first model of its kind, judged on {self.items} items"
+        if self.unopposed:
+            return f"{self.decision}: {self.unopposed}, judged on {self.items} items"
         measured = (
             f"gain {100 * self.gain:+.1f} points [{100 * self.gain_low:+.1f}, {100 * self.gain_high:+.1f}] "
             f"on {self.items} items"
@@ -47,9 +48,9 @@ class Verdict:
         return f"{self.decision}: {measured}{tail}"
 
 
-def first_of_its_kind(items: int) -> Verdict:
+def promote_unopposed(items: int, why: str = "the first model of its kind") -> Verdict:
     """Promote a model that has nobody to beat."""
-    return Verdict("promote", items, 0.0, 0.0, 0.0, is_first=True)
+    return Verdict("promote", items, 0.0, 0.0, 0.0, unopposed=why)
 
 
 def judge(

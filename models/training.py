@@ -73,6 +73,37 @@ def split_classes(domains: Sequence[DomainData], config: TrainConfig) -> ClassSp
     return ClassSplit((tuple(rest[0::2]), tuple(rest[1::2])), tuple(shuffled[:n_validation]))
 
 
+def fit_to_data(config: TrainConfig, domains: Sequence[DomainData]) -> TrainConfig:
+    """Return the config with fewer shots, then fewer ways, if the domains have too few classes or items for it.
+
+    Two folds and validation each need as many classes as an episode has ways, and need them within one domain:
+    domains that share no classes are trained on with fewer ways than one domain with all their classes.
+    """
+    shots = config.shots
+    while len(shots) > 1 and _usable(domains, max(shots)) < 3 * config.n_way:
+        shots = tuple(shot for shot in shots if shot < max(shots))
+    most = max(2, min(config.n_way, _usable(domains, max(shots)) // 3))
+    fitted = [config.model_copy(update={"shots": shots, "n_way": n_way}) for n_way in range(most, 1, -1)]
+    return next((candidate for candidate in fitted if _can_draw(domains, candidate)), fitted[-1])
+
+
+def _usable(domains: Sequence[DomainData], shot: int) -> int:
+    return len({name for data in domains for name in large_classes(data, shot + 1)})
+
+
+def _can_draw(domains: Sequence[DomainData], config: TrainConfig) -> bool:
+    """Say whether both folds give episodes of every shot, and the validation classes episodes of some."""
+    try:
+        split = split_classes(domains, config)
+    except EpisodeTooSmall:
+        return False
+    parts = [(fold, max(config.shots)) for fold in split.folds] + [(split.validation, min(config.shots))]
+    return all(
+        any(len(set(large_classes(domain, shot + 1)) & set(classes)) >= config.n_way for domain in domains)
+        for classes, shot in parts
+    )
+
+
 def large_classes(domain: DomainData, n_items: int) -> tuple[str, ...]:
     """Return the classes of a domain with at least `n_items` labelled items."""
     sizes = torch.bincount(domain.labels[domain.labels >= 0], minlength=len(domain.classes)).tolist()

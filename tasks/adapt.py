@@ -18,12 +18,12 @@ from torch import Tensor
 
 from data_contracts.configs import AdaptConfig
 from data_contracts.contract import Contract
-from data_contracts.errors import EpisodeTooSmall, ModelError
+from data_contracts.errors import EpisodeTooSmall, ModelError, ModelRefused, UnknownModel
 from data_contracts.reports import AdaptOutcome, ModelRef, Score
 from models.baselines import BestSingle, ConcatLogreg, TunedLogreg
 from models.evaluation import as_episode, compare
 from models.features import DomainData
-from models.gate import Verdict, first_of_its_kind, judge
+from models.gate import Verdict, judge, promote_unopposed
 from models.label_split import LabelSplit, split_labels
 from models.learner import DomainModel, MetaLearner
 from models.metrics import expected_calibration_error, wilson_interval
@@ -184,17 +184,20 @@ def _judge(ref: ModelRef, question: Question) -> ModelRef:
 
 
 def _verdict(ref: ModelRef, question: Question) -> Verdict:
-    """Compare on the labelled items that neither model was adapted from."""
+    """Compare on the labelled items that neither model was adapted from; a champion that is damaged beats nobody."""
     champion_ref = registry.resolve_or_none(ref.name)
     data = question.split.data
     if champion_ref is None or champion_ref.version == ref.version:
-        return first_of_its_kind(len(question.split.test))
-    package = registry.read_package(champion_ref)
+        return promote_unopposed(len(question.split.test))
+    try:
+        package = registry.read_package(champion_ref)
+        champion = registry.build_domain_model(package, champion_ref)
+    except (ModelRefused, UnknownModel):
+        return promote_unopposed(len(question.split.test), f"champion version {champion_ref.version} is damaged")
     seen = set(package.context["support_ids"])
     rows = [row for row in question.split.test.tolist() if data.item_ids[row] not in seen]
     shared = data.take(torch.tensor(rows, dtype=torch.long))
     challenger = registry.build_domain_model(registry.read_package(ref), ref)
-    champion = registry.build_domain_model(package, champion_ref)
     return judge(is_right(challenger, shared), is_right(champion, shared), min_gain=question.config.min_gain)
 
 
@@ -224,7 +227,7 @@ def _outcome(ref: ModelRef, question: Question, is_new: bool, seconds: float) ->
         domain=question.domain,
         model=ref.name,
         version=ref.version,
-        alias=ALIASES[tags[registry.DECISION_TAG]],
+        alias=registry.alias_of(ref),
         labels=int(tags["labels"]),
         prior_version=tags["prior_version"],
         views=json.loads(tags["views"]),

@@ -153,11 +153,12 @@ def find_by_key(name: str, key: str) -> ModelRef | None:
     return min(map(_as_ref, found), key=lambda ref: int(ref.version)) if found else None
 
 
-def aliases(ref: ModelRef) -> tuple[str, ...]:
-    """Return the aliases a version has now."""
+def alias_of(ref: ModelRef) -> str | None:
+    """Return the alias a version has now, the foremost if it has several, None if it has none."""
     client = connect()
     with translated_errors(f"version {ref.version} of model {ref.name!r}"):
-        return tuple(client.get_model_version(ref.name, ref.version).aliases)
+        held = client.get_model_version(ref.name, ref.version).aliases
+    return next((alias for alias in (CHAMPION, CHALLENGER, PREVIOUS) if alias in held), None)
 
 
 def tag(ref: ModelRef, tags: Mapping[str, str]) -> ModelRef:

@@ -17,14 +17,14 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from data_contracts.configs import MetaTrainConfig, TrainConfig
-from data_contracts.errors import EpisodeTooSmall, ModelError
+from data_contracts.errors import EpisodeTooSmall, ModelError, ModelRefused, UnknownModel
 from data_contracts.reports import ModelRef, TrainReport
 from data_contracts.settings import get_settings
 from models.baselines import tune_logreg
 from models.catalogue import build_learner
 from models.features import DomainData
 from models.learner import MetaLearner
-from models.training import large_classes, split_classes
+from models.training import fit_to_data, split_classes
 from models.training import train as train_steps
 from tasks import progress, registry
 from tasks.claims import once
@@ -85,7 +85,7 @@ def meta_train_prior(lake: Lake, config: MetaTrainConfig) -> TrainReport:
     return TrainReport(
         model=ref.name,
         version=ref.version,
-        alias=registry.CHAMPION if tags[registry.DECISION_TAG] == "promote" else None,
+        alias=registry.alias_of(ref),
         learner=tags["learner"],
         domains=tuple(data.domain for data in domains),
         classes=int(tags["classes"]),
@@ -117,18 +117,6 @@ def load_training_domains(lake: Lake, config: MetaTrainConfig) -> list[DomainDat
     return labelled
 
 
-def fit_to_data(config: TrainConfig, domains: Sequence[DomainData]) -> TrainConfig:
-    """Return the config with fewer ways and shots if the domains have too few classes or items for it.
-
-    Two folds and validation each need as many classes as an episode has ways.
-    """
-    shots = config.shots
-    while len(shots) > 1 and _usable(domains, max(shots)) < 3 * config.n_way:
-        shots = tuple(shot for shot in shots if shot < max(shots))
-    n_way = max(2, min(config.n_way, _usable(domains, max(shots)) // 3))
-    return config.model_copy(update={"shots": shots, "n_way": n_way})
-
-
 def train_learner(
     kind: str, domains: Sequence[DomainData], config: TrainConfig, checkpoint: Path | None = None
 ) -> Trained:
@@ -157,10 +145,6 @@ def _single_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _usable(domains: Sequence[DomainData], shot: int) -> int:
-    return len({name for data in domains for name in large_classes(data, shot + 1)})
 
 
 def _finished(key: str) -> ModelRef | None:
@@ -207,12 +191,15 @@ def _judge(ref: ModelRef, domains: Sequence[DomainData], config: MetaTrainConfig
     """Compare a new prior with the champion on the same episodes of classes it was not trained on, and decide."""
     accuracy = float(ref.tags["validation_accuracy"])
     champion = registry.resolve_or_none(registry.PRIOR)
-    before = None
+    before, rival = None, "the first prior"
     if champion is not None and champion.version != ref.version:
-        before = _validation_accuracy(registry.load_prior(champion.version)[0], domains, fitted)
+        try:
+            before = _validation_accuracy(registry.load_prior(champion.version)[0], domains, fitted)
+            rival = f"the champion's is {before:.3f}"
+        except (ModelRefused, UnknownModel):
+            rival = f"champion version {champion.version} is damaged"
     is_promoted = before is None or accuracy >= before - config.tolerance
-    seen = f"validation accuracy {accuracy:.3f}"
-    why = f"{seen}, the first prior" if before is None else f"{seen}, the champion's is {before:.3f}"
+    why = f"validation accuracy {accuracy:.3f}, {rival}"
     if is_promoted:
         numbers = {"accuracy": accuracy, **({} if before is None else {"champion_accuracy": before})}
         registry.set_alias(ref.name, registry.CHAMPION, ref.version, who="meta_train", why=why, numbers=numbers)

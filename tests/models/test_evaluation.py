@@ -120,6 +120,14 @@ def test_too_few_classes_for_the_way_are_counted(domains):
         run_protocol(few, domains)
 
 
+def test_few_training_classes_give_smaller_training_episodes_and_the_same_tests(domains):
+    few = {**domains, "first": make_domain("first", classes=12, per_class=8, views=(TITLE,), seed=1)}
+    wide = CONFIG.model_copy(
+        update={"train": ("first",), "n_way": 4, "training": TRAINING.model_copy(update={"n_way": 4})}
+    )
+    assert {row.learner for row in run_protocol(wide, few)} >= {"tuned_logreg", "metric"}
+
+
 def test_class_needs_its_shot_and_five_more(domains):
     wide = CONFIG.model_copy(update={"shots": (5,)})
     with pytest.raises(EpisodeTooSmall, match="has 0 held-out classes with at least 10 labelled items"):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from models.gate import first_of_its_kind, judge
+from models.gate import judge, promote_unopposed
 
 
 def answers(right: int, items: int) -> torch.Tensor:
@@ -50,7 +50,7 @@ def test_nothing_to_compare_on_asks_for_labels():
 
 
 def test_first_model_has_nobody_to_beat():
-    verdict = first_of_its_kind(12)
+    verdict = promote_unopposed(12)
     assert verdict.decision == "promote"
     assert verdict.why() == "promote: the first model of its kind, judged on 12 items"
 

@@ -14,7 +14,7 @@ from models.features import DomainData
 from models.fused import FusedLearner
 from models.metric.prototypical import PrototypicalHead
 from models.metrics import accuracy_per_episode
-from models.training import TrainProgress, large_classes, split_classes, train
+from models.training import TrainProgress, fit_to_data, large_classes, split_classes, train
 
 CONFIG = TrainConfig(steps=12, n_way=3, n_query=4, shots=(1, 3), meta_batch=4, validate_every=4, view_dropout=0.2)
 
@@ -170,3 +170,22 @@ def test_domain_without_enough_classes_is_passed_over(kind, domains):
     small = make_domain("small", classes=2, per_class=8, seed=3)
     reports, _ = run(kind, [*domains, small])
     assert len(reports) == 13
+
+
+def test_episodes_that_the_data_can_give_stay_as_they_were_asked_for(domains):
+    assert fit_to_data(CONFIG, domains) == CONFIG
+
+
+def test_few_classes_are_met_with_smaller_episodes():
+    fitted = fit_to_data(TrainConfig(), [make_domain(classes=6, per_class=4)])
+    assert (fitted.n_way, fitted.shots) == (2, (1,))
+
+
+def test_domains_that_share_no_class_are_trained_on_with_the_ways_that_each_can_give():
+    domains = [make_domain(f"toys-{start}", classes=class_names(8, start=start)) for start in (0, 8, 16)]
+    asked = CONFIG.model_copy(update={"n_way": 8, "steps": 2, "validate_every": 1})
+    fitted = fit_to_data(asked, domains)
+    assert 2 <= fitted.n_way < 8
+    assert len(list(train(build_learner("metric"), domains, fitted))) == 3
+    with pytest.raises(EpisodeTooSmall):
+        list(train(build_learner("metric"), domains, fitted.model_copy(update={"n_way": fitted.n_way + 1})))

@@ -83,6 +83,33 @@ def test_challenger_that_knows_less_is_held_back(lake):
     assert registry.resolve("metafuse.two").version == "1"
 
 
+def test_damaged_champion_is_replaced(lake, tracked_home: Path):
+    adapt_to_domain(lake, "two", AdaptConfig(shots=4))
+    meta_train_prior(lake, TRAIN.model_copy(update={"domains": ("one", "two")}))
+    damage(tracked_home)
+    train = TRAIN.train.model_copy(update={"seed": 3})
+    prior = meta_train_prior(lake, TRAIN.model_copy(update={"train": train}))
+    assert (prior.alias, prior.champion_accuracy) == ("champion", None)
+    assert prior.why.endswith("champion version 2 is damaged")
+    model = adapt_to_domain(lake, "two", AdaptConfig(shots=4))
+    assert (model.version, model.alias) == ("2", "champion")
+    assert model.why == "promote: champion version 1 is damaged, judged on 64 items"
+
+
+def damage(home: Path) -> None:
+    """Change the last number of all stored weights."""
+    for path in home.rglob("weights.safetensors"):
+        path.write_bytes(path.read_bytes()[:-4] + b"abcd")
+
+
+def test_alias_is_the_one_the_version_has_now(lake):
+    poor = AdaptConfig(shots=1, classes=("class-00", "class-01"))
+    assert adapt_to_domain(lake, "two", poor).alias == "champion"
+    assert adapt_to_domain(lake, "two", AdaptConfig(shots=4)).alias == "champion"
+    again = adapt_to_domain(lake, "two", poor)
+    assert (again.version, again.decision, again.alias) == ("1", "promote", "previous")
+
+
 def test_of_many_that_adapt_at_once_one_registers(lake):
     with ThreadPoolExecutor(8) as pool:
         outcomes = list(pool.map(lambda _: adapt_to_domain(lake, "two", AdaptConfig(shots=2)), range(8)))

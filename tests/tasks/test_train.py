@@ -8,7 +8,7 @@ from data_contracts.errors import EpisodeTooSmall, UnknownDomain
 from data_contracts.settings import get_settings
 from tasks import progress, registry, train
 from tasks.lake import Lake, open_lake
-from tasks.train import fit_to_data, load_training_domains, meta_train_prior, train_learner
+from tasks.train import load_training_domains, meta_train_prior, train_learner
 
 SMALL = TrainConfig(steps=6, meta_batch=4, n_way=2, shots=(1, 2), validate_every=2, n_query=3)
 
@@ -56,6 +56,11 @@ def test_new_labels_train_a_new_prior_that_is_compared_with_the_champion(lake):
     assert lake.read("promotions").num_rows == (2 if report.alias else 1)
 
 
+def test_prior_that_was_replaced_is_not_called_champion(lake):
+    one, two = (config_of(steps=0).model_copy(update={"domains": (name,)}) for name in ("one", "two"))
+    assert [meta_train_prior(lake, config).alias for config in (one, two, one)] == ["champion", "champion", "previous"]
+
+
 def test_excluded_classes_are_not_seen(lake):
     config = MetaTrainConfig(domains=("one",), exclude_classes=("class-00", "class-01"), train=SMALL)
     (data,) = load_training_domains(lake, config)
@@ -100,13 +105,6 @@ def test_crash_between_registering_and_judging_is_finished_by_the_next_run(lake,
     monkeypatch.undo()
     report = meta_train_prior(lake, config_of())
     assert (report.version, report.alias) == ("1", "champion")
-
-
-def test_few_classes_are_met_with_smaller_episodes(lake):
-    add_domain(lake, "small", n_classes=6, per_class=4)
-    (data,) = load_training_domains(lake, MetaTrainConfig(domains=("small",)))
-    fitted = fit_to_data(TrainConfig(), [data])
-    assert (fitted.n_way, fitted.shots) == (2, (1,))
 
 
 def test_domain_without_labels_left_is_refused(lake):
