@@ -58,15 +58,16 @@ def one_hot(labels: Int[Tensor, "*shape"], n_way: int) -> Float[Tensor, "*shape 
 
 
 class EpisodeSampler:
-    """Draws episodes from the classes of one domain that have enough labelled items."""
+    """Draws episodes from the classes of one domain that have enough labelled items with any view."""
 
     def __init__(self, domain: DomainData, classes: tuple[str, ...] | None = None) -> None:
         self.domain = domain
         wanted = domain.classes if classes is None else classes
         index = {name: number for number, name in enumerate(domain.classes)}
         known = [index[name] for name in wanted if name in index]
-        order = torch.argsort(domain.labels, stable=True)
-        sizes = torch.bincount(domain.labels[order].clamp(min=-1) + 1, minlength=len(domain.classes) + 1)
+        labels = domain.usable_labels
+        order = torch.argsort(labels, stable=True)
+        sizes = torch.bincount(labels + 1, minlength=len(domain.classes) + 1)
         starts = sizes.cumsum(0) - sizes
         self.rows = order
         self.class_numbers = torch.tensor(known, dtype=torch.long)

@@ -48,6 +48,11 @@ class DomainData:
             for view, share in zip(self.views, shares.T, strict=True)
         }
 
+    @cached_property
+    def usable_labels(self) -> Int[Tensor, " item"]:
+        """Labels of the items that have any view; -1 for the rest, which can neither teach nor be judged."""
+        return self.labels.where(self.presence.any(1), torch.tensor(-1))
+
     def take(self, rows: Int[Tensor, " row"]) -> "DomainData":
         """Return the given items only, in the given order; classes stay as they are."""
         return replace(

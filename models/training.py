@@ -105,8 +105,8 @@ def _can_draw(domains: Sequence[DomainData], config: TrainConfig) -> bool:
 
 
 def large_classes(domain: DomainData, n_items: int) -> tuple[str, ...]:
-    """Return the classes of a domain with at least `n_items` labelled items."""
-    sizes = torch.bincount(domain.labels[domain.labels >= 0], minlength=len(domain.classes)).tolist()
+    """Return the classes of a domain with at least `n_items` labelled items that have any view."""
+    sizes = torch.bincount(domain.usable_labels[domain.usable_labels >= 0], minlength=len(domain.classes)).tolist()
     return tuple(name for name, size in zip(domain.classes, sizes, strict=True) if size >= n_items)
 
 

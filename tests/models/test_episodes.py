@@ -140,3 +140,13 @@ def test_too_few_classes_is_an_error_even_if_all_are_large():
 
 def test_one_hot_of_padding_is_zero():
     assert one_hot(torch.tensor([1, -1, 0]), 2).tolist() == [[0, 1], [0, 0], [1, 0]]
+
+
+def test_item_without_any_view_is_never_drawn():
+    domain = make_domain(classes=2, per_class=6)
+    empty = torch.arange(12) % 3 == 0
+    batch = draw(domain.with_presence(domain.presence & ~empty[:, None]), batch=20, n_way=2, n_shot=2, n_query=2)
+    assert not empty[batch.support].any()
+    assert not empty[batch.query].any()
+    with pytest.raises(EpisodeTooSmall, match="0 classes with at least 5 labelled items"):
+        draw(batch.domain, n_way=2, n_shot=4, n_query=1)
