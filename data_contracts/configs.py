@@ -1,6 +1,6 @@
 """What a run is asked to do. Frozen, JSON-friendly, every default runs; a run logs its config whole."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from data_contracts.names import DomainName
 
@@ -17,7 +17,7 @@ class TrainConfig(Config):
     steps: int = Field(default=200, ge=0, description="outer-loop steps")
     meta_batch: int = Field(default=16, ge=1, description="episodes per step")
     n_way: int = Field(default=5, ge=2)
-    shots: tuple[int, ...] = Field(default=(1, 5), description="drawn anew for every step")
+    shots: tuple[PositiveInt, ...] = Field(default=(1, 5), min_length=1, description="drawn anew for every step")
     n_query: int = Field(default=10, ge=1, description="query items per class")
     learning_rate: float = Field(default=0.05, gt=0)
     view_dropout: float = Field(default=0.1, ge=0, lt=1, description="chance that an item loses a view")
@@ -71,7 +71,7 @@ class BenchmarkConfig(Config):
     holdout_fraction: float = Field(default=0.35, gt=0, lt=1)
     split_seeds: tuple[int, ...] = (0,)
     n_way: int = Field(default=5, ge=2)
-    shots: tuple[int, ...] = (1, 5)
+    shots: tuple[PositiveInt, ...] = Field(default=(1, 5), min_length=1)
     n_query: int = Field(default=10, ge=1)
     episodes: int = Field(default=600, ge=2)
     training: TrainConfig = Field(

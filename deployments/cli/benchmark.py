@@ -54,10 +54,10 @@ def benchmark(
         holdout_fraction=holdout_fraction,
         split_seeds=numbers(",".join(split_seed or ["0"])),
         n_way=way,
-        shots=numbers(shots),
+        shots=numbers(shots, least=1),
         n_query=query,
         episodes=episodes,
-        training=TrainConfig(steps=steps, n_way=way, shots=numbers(shots), seed=seed),
+        training=TrainConfig(steps=steps, n_way=way, shots=numbers(shots, least=1), seed=seed),
     )
     rows = run(config)
     return Answer(

@@ -13,11 +13,11 @@ def names(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
 
 
-def numbers(text: str) -> tuple[int, ...]:
-    """Split a comma list of positive whole numbers; a seed may be zero."""
+def numbers(text: str, *, least: int = 0) -> tuple[int, ...]:
+    """Split a comma list of whole numbers, none below `least`."""
     parts = names(text)
-    if not parts or not all(part.isascii() and part.isdigit() for part in parts):
-        raise typer.BadParameter(f"{text!r} is not a comma list of whole numbers such as 1,5")
+    if not parts or not all(part.isascii() and part.isdigit() and int(part) >= least for part in parts):
+        raise typer.BadParameter(f"{text!r} is not a comma list of whole numbers from {least} up, such as 1,5")
     return tuple(int(part) for part in parts)
 
 

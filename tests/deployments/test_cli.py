@@ -109,7 +109,9 @@ def test_class_list_that_is_not_there_is_refused(metafuse, tmp_path):
     assert "none.txt: No such file" in ran.refusal
 
 
-@pytest.mark.parametrize("arguments", [("--shots", "one"), ("--way", "1"), ("--split-seed", "x"), ("--test", ",")])
+@pytest.mark.parametrize(
+    "arguments", [("--shots", "one"), ("--shots", "0"), ("--way", "1"), ("--split-seed", "x"), ("--test", ",")]
+)
 def test_wrong_option_is_named(metafuse, arguments):
     result = metafuse.here("benchmark", "--train", "a", "--test", "b", *arguments)
     assert result.code == 2
