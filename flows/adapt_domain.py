@@ -2,11 +2,12 @@
 
 from typing import Any
 
-from prefect import flow, tags
+from prefect import flow
 
 from data_contracts.configs import AdaptConfig
 from tasks.adapt import adapt
 from tasks.leaderboards import publish_adaptation
+from tasks.run_tags import tagged
 
 DEFAULT = AdaptConfig()
 
@@ -17,7 +18,7 @@ def adapt_domain(domain: str, config: AdaptConfig = DEFAULT) -> dict[str, Any]:
 
     Returns an `AdaptOutcome`. Safe to run again, also many times at once: the same labels and prior yield one version.
     """
-    with tags(f"domain:{domain}"):
+    with tagged(f"domain:{domain}"):
         outcome = adapt(domain, config)
         publish_adaptation(outcome)
     return outcome

@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from prefect import flow, tags
+from prefect import flow
 
 from data_contracts.configs import ScoreConfig
 from tasks.leaderboards import publish_scores
+from tasks.run_tags import tagged
 from tasks.score import score
 
 DEFAULT = ScoreConfig()
@@ -17,7 +18,7 @@ def score_domain(domain: str, config: ScoreConfig = DEFAULT) -> dict[str, Any]:
 
     Returns a `ScoreReport`; the rows are in the table `predictions`. Safe to run again: nothing is written twice.
     """
-    with tags(f"domain:{domain}"):
+    with tagged(f"domain:{domain}"):
         report = score(domain, config)
         publish_scores(report)
     return report

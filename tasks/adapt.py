@@ -245,6 +245,19 @@ def _log(run: RunLog, measured: Score, baselines: Mapping[str, Score], seconds: 
     run.metrics({**measured.model_dump(), "seconds_adapting": seconds})
     for name, found in baselines.items():
         run.metrics({f"{name}.{metric}": value for metric, value in found.model_dump().items()})
+    run.figure("accuracy", accuracy_figure({**baselines, "this model": measured}))
+
+
+def accuracy_figure(scores: Mapping[str, Score]) -> Any:
+    """Plot accuracies with their 95 % intervals."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 2.5), layout="constrained")
+    axes = figure.subplots()
+    found = scores.values()
+    axes.barh(list(scores), [score.accuracy for score in found], xerr=[score.ci95 for score in found], capsize=4)
+    axes.set(xlim=(0, 1), xlabel="accuracy on items not adapted from")
+    return figure
 
 
 def _card(question: Question, measured: Score, baselines: Mapping[str, Score], model: DomainModel) -> str:

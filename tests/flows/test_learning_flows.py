@@ -46,11 +46,13 @@ def test_flows_learn_show_what_they_found_and_repeat_nothing(server: None):
 
     with get_client(sync_client=True) as client:
         found = client.request("POST", "/artifacts/latest/filter", json={}).json()
-        names = {run["name"] for run in client.request("POST", "/flow_runs/filter", json={}).json()}
+        runs_of_flows = client.request("POST", "/flow_runs/filter", json={}).json()
+        names = {run["name"] for run in runs_of_flows}
         tags = {tag for run in client.request("POST", "/task_runs/filter", json={}).json() for tag in run["tags"]}
     assert {artifact["key"] for artifact in found} == {"prior", "adapted-two", "scored-two"}
     assert {"adapt-two", "score-two"} <= names
     assert "domain:two" in tags
+    assert all("domain:two" in run["tags"] for run in runs_of_flows if run["name"] in ("adapt-two", "score-two"))
     leaderboard = next(artifact["data"] for artifact in found if artifact["key"] == "adapted-two")
     assert "| **metafuse.two** v1 |" in leaderboard
 

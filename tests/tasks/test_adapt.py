@@ -15,6 +15,7 @@ from tasks import adapt, registry
 from tasks.adapt import adapt_to_domain, is_right, measure
 from tasks.features import load_domain
 from tasks.lake import Lake, open_lake
+from tasks.tracking import connect
 from tasks.train import meta_train_prior
 
 TRAIN = MetaTrainConfig(domains=("one",), train=TrainConfig(steps=0, n_way=2, shots=(1,), n_query=3))
@@ -44,6 +45,13 @@ def test_model_is_registered_with_lineage_and_judged_on_what_it_has_not_seen(lak
     support = set(registry.read_package(ref).context["support_ids"])
     unseen = data.take(torch.tensor([row for row, item in enumerate(data.item_ids) if item not in support]))
     assert measure(model.predict(unseen), unseen.labels).accuracy == pytest.approx(outcome.accuracy)
+
+
+def test_run_of_a_model_shows_its_accuracy_beside_the_baselines(lake):
+    outcome = adapt_to_domain(lake, "two", AdaptConfig(shots=2))
+    client = connect()
+    run_id = client.get_model_version(outcome.model, outcome.version).run_id
+    assert [found.path for found in client.list_artifacts(run_id, "figures")] == ["figures/accuracy.png"]
 
 
 def test_adapting_again_registers_nothing_new(lake):
