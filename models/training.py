@@ -99,9 +99,13 @@ def _can_draw(domains: Sequence[DomainData], config: TrainConfig) -> bool:
         return False
     parts = [(fold, max(config.shots)) for fold in split.folds] + [(split.validation, min(config.shots))]
     return all(
-        any(len(set(large_classes(domain, shot + 1)) & set(classes)) >= config.n_way for domain in domains)
-        for classes, shot in parts
+        any(len(_usable_among(domain, classes, shot)) >= config.n_way for domain in domains) for classes, shot in parts
     )
+
+
+def _usable_among(domain: DomainData, classes: tuple[str, ...], shot: int) -> tuple[str, ...]:
+    large = set(large_classes(domain, shot + 1))
+    return tuple(name for name in classes if name in large)
 
 
 def large_classes(domain: DomainData, n_items: int) -> tuple[str, ...]:
@@ -122,7 +126,7 @@ def train(
     """
     run = _Run(learner, domains, config)
     if state is None:
-        run.validate(0)
+        run.validate()
         yield run.progress(0, None)
     else:
         run.restore(state)
@@ -141,7 +145,7 @@ class _Run:
         self.generator = torch.Generator().manual_seed(config.seed)
         self.validation_episodes = self._validation_episodes()
         self.step, self.fold = 0, -1
-        self.best_accuracy, self.best_step = -1.0, 0
+        self.best_accuracy = -1.0
         self.best = self._snapshot()
         self.last_accuracy: float | None = None
         self._statistics_of(0)
@@ -159,10 +163,10 @@ class _Run:
             self.optimiser.step()
         self.step, self.last_accuracy = step, None
         if step % self.config.validate_every == 0 or step == self.config.steps:
-            self.validate(step)
+            self.validate()
         return float(loss.detach())
 
-    def validate(self, step: int) -> None:
+    def validate(self) -> None:
         """Measure accuracy on the validation classes and keep the state if it is the best so far."""
         with torch.no_grad():
             right = [
@@ -171,7 +175,7 @@ class _Run:
             ]
         self.last_accuracy = torch.cat(right).mean().item()
         if self.last_accuracy > self.best_accuracy:
-            self.best_accuracy, self.best_step, self.best = self.last_accuracy, step, self._snapshot()
+            self.best_accuracy, self.best = self.last_accuracy, self._snapshot()
 
     def finish(self) -> None:
         for parameter, value in zip(self.parameters, self.best, strict=True):
@@ -183,7 +187,7 @@ class _Run:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go back to where an earlier report stood."""
-        self.step, self.best_accuracy, self.best_step = state["step"], state["best_accuracy"], state["best_step"]
+        self.step, self.best_accuracy = state["step"], state["best_accuracy"]
         self.best = state["best"]
         for parameter, value in zip(self.parameters, state["parameters"], strict=True):
             parameter.data.copy_(value)
@@ -194,7 +198,6 @@ class _Run:
         return {
             "step": self.step,
             "best_accuracy": self.best_accuracy,
-            "best_step": self.best_step,
             "best": self.best,
             "parameters": self._snapshot(),
             "optimiser": deepcopy(self.optimiser.state_dict()),
@@ -212,17 +215,18 @@ class _Run:
     def _episodes(self) -> EpisodeBatch:
         config, classes = self.config, self.split.folds[1 - self.fold]
         shot = config.shots[self._draw(len(config.shots))]
-        able = [d for d in self.domains if len(set(large_classes(d, shot + 1)) & set(classes)) >= config.n_way]
+        usable = [_usable_among(domain, classes, shot) for domain in self.domains]
+        able = [number for number, names in enumerate(usable) if len(names) >= config.n_way]
         if not able:
             raise EpisodeTooSmall(
                 f"no training domain has {config.n_way} classes with {shot + 1} labelled items each within one fold of "
                 f"{len(classes)} classes. Label more items, or train with fewer ways or shots.",
                 classes=classes,
             )
-        domain = able[self._draw(len(able))]
-        usable = [name for name in classes if name in large_classes(domain, shot + 1)]
-        chosen = torch.randperm(len(usable), generator=self.generator)[:EPISODE_CLASSES].tolist()
-        sampler = EpisodeSampler(self._dropped(domain), tuple(usable[number] for number in chosen))
+        drawn = able[self._draw(len(able))]
+        names = usable[drawn]
+        chosen = torch.randperm(len(names), generator=self.generator)[:EPISODE_CLASSES].tolist()
+        sampler = EpisodeSampler(self._dropped(self.domains[drawn]), tuple(names[number] for number in chosen))
         return sampler.sample(config.meta_batch, config.n_way, shot, config.n_query, self.generator)
 
     def _dropped(self, domain: DomainData) -> DomainData:

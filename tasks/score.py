@@ -18,7 +18,6 @@ from jaxtyping import Float
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from data_contracts.configs import AdaptConfig, ScoreConfig
 from data_contracts.errors import EpisodeTooSmall, ModelRefused, UnknownModel
@@ -27,6 +26,7 @@ from data_contracts.tables import PREDICTIONS
 from models.catalogue import build_learner
 from models.downstream import abstention_threshold, cluster, find_anomalies
 from models.features import DomainData
+from models.geometry import centred_views
 from models.label_split import split_labels
 from models.learner import DomainModel, MetaLearner
 from tasks import progress, registry
@@ -166,14 +166,7 @@ def _embedding(data: DomainData, model: DomainModel | None) -> Float[Tensor, "it
     """Return items in the model's space, or, without one, their views side by side about the domain's means."""
     if model is not None:
         return torch.cat([model.embed(part) for part in _parts(data)])
-    return torch.cat(
-        [
-            normalize(normalize(data.features[view.name], dim=-1) - data.means[view.name], dim=-1)
-            * data.presence[:, number, None]
-            for number, view in enumerate(data.views)
-        ],
-        dim=-1,
-    )
+    return torch.cat(list(centred_views(data, torch.arange(len(data))).values()), dim=-1)
 
 
 def _parts(data: DomainData) -> Iterator[DomainData]:
