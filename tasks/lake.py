@@ -9,6 +9,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -33,6 +34,16 @@ OWN_MISTAKES = (duckdb.ParserException, duckdb.BinderException, duckdb.CatalogEx
 """What DuckDB raises for our own SQL or for want of memory; everything else is a damaged Parquet file."""
 
 Transacted = tuple[str, int]
+
+
+@cache
+def _engine() -> "DuckDBPyConnection":
+    """Return the process's DuckDB, which takes longer to start than most tables take to read.
+
+    Each read has a cursor, and with it temporary views, of its own. DuckDB may not keep pages of files: a damaged file
+    must be found by whoever reads it next.
+    """
+    return duckdb.connect(config={"threads": 2, "enable_external_file_cache": False})
 
 
 class Snapshot:
@@ -76,7 +87,7 @@ class Snapshot:
 
     def _select(self, columns: Sequence[str] | None, condition: str) -> pa.Table:
         chosen = ", ".join(quote(name) for name in columns) if columns is not None else "*"
-        with duckdb.connect(config={"threads": 2}) as connection, translated_damage(self.name):
+        with _engine().cursor() as connection, translated_damage(self.name):
             connection.execute("SET TimeZone = 'UTC'")
             self.show_in(connection)
             return connection.sql(f"SELECT {chosen} FROM {quote(self.name)} WHERE {condition}").to_arrow_table()
@@ -90,7 +101,7 @@ class Snapshot:
         if not files:
             connection.register(self.name, self.schema.empty_table())
         elif self.is_local:
-            connection.execute(f"CREATE VIEW {quote(self.name)} AS {self._parquet_sql(files)}")
+            connection.execute(f"CREATE TEMP VIEW {quote(self.name)} AS {self._parquet_sql(files)}")
         else:
             connection.register(self.name, self.table.to_pyarrow_dataset())
 
