@@ -18,7 +18,7 @@ from torch.nn.functional import normalize
 from data_contracts.configs import TrainConfig
 from models.episodes import EpisodeBatch, EpisodeSampler
 from models.features import DomainData
-from models.grams import EpisodeGrams, distinct_rows, gather_grams
+from models.grams import EpisodeGrams, PlacedItems, distinct_rows, gather_grams
 from models.logistic import fit_logistic
 from models.metrics import accuracy_per_episode
 
@@ -148,12 +148,13 @@ def raw_grams(episodes: EpisodeBatch) -> EpisodeGrams:
     """Return Gram matrices of unit-norm features as they are stored; a missing view is its domain's mean."""
     rows, support, query = distinct_rows(episodes)
     domain = episodes.domain
-    views = {}
+    views = []
     for number, view in enumerate(domain.views):
-        items = normalize(domain.features[view.name][rows], dim=-1)
-        views[view.name] = torch.where(domain.presence[rows, number, None], items, domain.means[view.name])
+        unit = normalize(domain.features[view.name][rows], dim=-1)
+        views.append(torch.where(domain.presence[rows, number, None], unit, domain.means[view.name]))
     presence = torch.ones(len(rows), len(views), dtype=torch.bool)
-    return gather_grams(views, presence, support, query, episodes.membership)
+    items = PlacedItems(tuple(views), tuple(view.encoder_id for view in domain.views), support, query)
+    return gather_grams(items, presence, episodes.membership)
 
 
 def one_view(number: int, grams: EpisodeGrams) -> Float[Tensor, " view"]:

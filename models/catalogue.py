@@ -2,28 +2,46 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from data_contracts.errors import ModelError, ModelRefused
-from models.fused import FusedLearner, FusedModel
+from models.fused import EpisodeLoss, FusedLearner, FusedModel, query_cross_entropy
 from models.learner import DomainModel, MetaLearner
 from models.metric.prototypical import PrototypicalHead
 
-HEADS: dict[str, Callable[[], nn.Module]] = {"metric": PrototypicalHead}
+Family = Literal["metric", "optimisation", "generation", "fusion"]
 
-LEARNERS: tuple[str, ...] = tuple(HEADS)
+
+@dataclass(frozen=True)
+class Entry:
+    """How a learner is made and what sets it apart."""
+
+    family: Family
+    head: Callable[[], nn.Module]
+    loss: EpisodeLoss = query_cross_entropy
+    is_transductive: bool = False
+    """Whether the answer to one query depends on the other queries."""
+
+
+CATALOGUE: dict[str, Entry] = {
+    "metric": Entry("metric", PrototypicalHead),
+}
+
+LEARNERS: tuple[str, ...] = tuple(CATALOGUE)
 """Names on the command line and in reports."""
 
 
 def build_learner(kind: str) -> MetaLearner:
-    """Return a new, untrained learner.
+    """Return a new, untrained learner, the same at every call.
 
     Raises:
         ModelError: there is no learner of that kind.
     """
-    if kind not in HEADS:
+    if kind not in CATALOGUE:
         raise ModelError(f"there is no learner {kind!r}; choose from {', '.join(LEARNERS)}.", learner=kind)
     return _new(kind)
 
@@ -52,12 +70,15 @@ def load_domain_model(config: Mapping[str, Any], weights: Mapping[str, Tensor]) 
 
 
 def _new(kind: str) -> FusedLearner:
-    return FusedLearner(kind, HEADS[kind]())
+    entry = CATALOGUE[kind]
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        return FusedLearner(kind, entry.head(), entry.loss)
 
 
 def _listed(config: Mapping[str, Any]) -> FusedLearner:
     kind = str(config.get("kind"))
-    if kind not in HEADS:
+    if kind not in CATALOGUE:
         raise ModelRefused(
             f"the stored model is of kind {kind!r}; this version knows {', '.join(LEARNERS)}. "
             "Use the version that stored it, or register a new one.",

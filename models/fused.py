@@ -4,10 +4,10 @@ A head sees only `EpisodeGrams` and view weights, so any head works with any vie
 learner, one domain model and one stored form serve every family whose answer is a function of similarities.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -18,46 +18,99 @@ from models.episodes import EpisodeBatch, one_hot
 from models.features import DomainData, ViewSpec
 from models.fusion import ViewWeights, modality_numbers
 from models.geometry import centre, centred_views
-from models.grams import EpisodeGrams, distinct_rows, gather_grams
+from models.grams import EpisodeGrams, PlacedItems, distinct_rows, gather_grams
 from models.placement import Placement, has_view, pool_rows
+from models.strength import ByShot
+
+EpisodeLoss = Callable[
+    [nn.Module, EpisodeGrams, Float[Tensor, "batch view"], Int[Tensor, "batch query"]], Float[Tensor, ""]
+]
+"""Called as `loss(head, grams, weights, query_labels)`; a label of -1 marks padding."""
+
+
+def query_cross_entropy(
+    head: nn.Module, grams: EpisodeGrams, weights: Float[Tensor, "batch view"], labels: Int[Tensor, "batch query"]
+) -> Float[Tensor, ""]:
+    """Return the mean cross-entropy of the queries."""
+    return cross_entropy(head(grams, weights).flatten(0, 1), labels.flatten(), ignore_index=-1)
+
+
+@runtime_checkable
+class FittedHead(Protocol):
+    """A head with statistics of training classes, which need no gradient and are buffers of a fixed shape."""
+
+    def fit(self, items: Sequence[Float[Tensor, "item common"]], labels: Sequence[Int[Tensor, " item"]]) -> None:
+        """Take statistics from labelled items in the common space, one entry per training domain."""
+        ...
 
 
 class FusedLearner(nn.Module):
     """A prior over domains: where items lie, how much views count, and a head that classifies from that."""
 
-    def __init__(self, kind: str, head: nn.Module) -> None:
+    def __init__(self, kind: str, head: nn.Module, loss: EpisodeLoss = query_cross_entropy) -> None:
         """Build from a head called as `head(grams, weights) -> logits [batch, query, way]`."""
         super().__init__()
         self.kind = kind
+        self.loss = loss
         self.placement = Placement()
         self.view_weights = ViewWeights()
         self.head = head
 
+    def networks(self) -> Iterator[nn.Parameter]:
+        """Return the weights of networks: all parameters but strengths and view weights."""
+        strengths = {
+            id(parameter)
+            for module in self.modules()
+            if isinstance(module, ByShot | ViewWeights)
+            for parameter in module.parameters()
+        }
+        return (parameter for parameter in self.parameters() if id(parameter) not in strengths)
+
     def fit_statistics(self, domains: Sequence[DomainData], classes: tuple[str, ...]) -> None:
-        """Fit what needs no gradient: the within-class scatter of each shared encoder over `classes`."""
+        """Fit what needs no gradient: the within-class scatter of each shared encoder, and what the head asks for."""
         self.placement.fit(domains, classes)
+        if isinstance(self.head, FittedHead):
+            with torch.no_grad():
+                labelled = [self._labelled_items(domain.with_classes(classes)) for domain in domains]
+            self.head.fit([items for items, _ in labelled], [labels for _, labels in labelled])
 
     def meta_loss(self, episodes: EpisodeBatch) -> Float[Tensor, ""]:
-        """Return the mean cross-entropy of the queries."""
-        answers = self.log_probabilities(episodes)
-        return cross_entropy(answers.flatten(0, 1), episodes.query_labels.flatten(), ignore_index=-1)
+        """Return the loss of the outer loop; for most heads the mean cross-entropy of the queries."""
+        grams = self._grams(episodes)
+        weights = self.view_weights(grams, modality_numbers(episodes.domain.views))
+        return self.loss(self.head, grams, weights, episodes.query_labels)
 
     def log_probabilities(self, episodes: EpisodeBatch) -> Float[Tensor, "batch query way"]:
-        """Adapt to each episode's support and return log-probabilities of its queries.
-
-        Items are placed once for the whole batch, with the strengths for its mean shot.
-        """
-        rows, support, query = distinct_rows(episodes)
+        """Adapt to each episode's support and return log-probabilities of its queries."""
         modalities = modality_numbers(episodes.domain.views)
-        shot = episodes.membership.sum((1, 2)).mean() / episodes.n_way
-        views = self.placement.place_domain(episodes.domain, rows, self.view_weights.prior(modalities), shot)
-        grams = gather_grams(views, has_view(views), support, query, episodes.membership)
-        return self.classify(grams, modalities).log_softmax(-1)
+        return self.classify(self._grams(episodes), modalities).log_softmax(-1)
 
     def classify(self, grams: EpisodeGrams, modalities: Int[Tensor, " view"]) -> Float[Tensor, "batch query way"]:
         """Return logits of the queries."""
         logits: Tensor = self.head(grams, self.view_weights(grams, modalities))
         return logits
+
+    def _grams(self, episodes: EpisodeBatch) -> EpisodeGrams:
+        """Place the items of a batch once, with the strengths for its mean shot."""
+        rows, support, query = distinct_rows(episodes)
+        views = self.placed(episodes.domain, rows, episodes.membership.sum((1, 2)).mean() / episodes.n_way)
+        items = PlacedItems(tuple(views.values()), _encoders(episodes.domain.views), support, query)
+        return gather_grams(items, has_view(views), episodes.membership)
+
+    def _labelled_items(self, domain: DomainData) -> tuple[Float[Tensor, "item common"], Int[Tensor, " item"]]:
+        rows = (domain.usable_labels >= 0).nonzero().flatten()
+        views = self.placed(domain, rows, torch.tensor(1.0))
+        each = torch.arange(len(rows)).unsqueeze(0)
+        items = PlacedItems(tuple(views.values()), _encoders(domain.views), each, each[:, :0])
+        weights = self.view_weights.prior(modality_numbers(domain.views)).unsqueeze(0)
+        return items.common(weights)[0][0], domain.labels[rows]
+
+    def placed(
+        self, domain: DomainData, rows: Int[Tensor, " row"], shot: Float[Tensor, ""]
+    ) -> dict[str, Float[Tensor, "row _"]]:
+        """Place rows of a domain as episodes of the given shot need them."""
+        weights = self.view_weights.prior(modality_numbers(domain.views))
+        return self.placement.place_domain(domain, rows, weights, shot)
 
     def adapt(self, domain: DomainData, support: Int[Tensor, " support"]) -> "FusedModel":
         """Adapt to one domain from its labelled rows `support`; training on later does not touch the result."""
@@ -69,12 +122,12 @@ class FusedLearner(nn.Module):
         return {"kind": self.kind}
 
     def weights(self) -> dict[str, Tensor]:
-        """Return parameters and bases by name."""
-        return {**{name: value.detach() for name, value in self.named_parameters()}, **self.placement.stored_bases()}
+        """Return parameters, buffers and bases by name."""
+        return {**self.state_dict(), **self.placement.stored_bases()}
 
     def restore(self, stored: Mapping[str, Tensor]) -> None:
-        """Take parameters and bases from what `weights` gave (KeyError or RuntimeError if they do not fit)."""
-        self.load_state_dict({name: stored[name] for name, _ in self.named_parameters()})
+        """Take parameters, buffers and bases from what `weights` gave (KeyError or RuntimeError if they do not fit)."""
+        self.load_state_dict({name: stored[name] for name in self.state_dict()})
         self.placement.restore_bases(stored)
 
 
@@ -182,13 +235,25 @@ class FusedModel:
 
     def _grams(self, queries: Mapping[str, Float[Tensor, "item _"]]) -> EpisodeGrams:
         support = self._support()
+        n_support, n_query = len(self.tensors["labels"]), len(next(iter(queries.values())))
+        items = PlacedItems(
+            tuple(torch.cat([support[name], queries[name]]) for name in support),
+            _encoders(self.views),
+            torch.arange(n_support).unsqueeze(0),
+            torch.arange(n_support, n_support + n_query).unsqueeze(0),
+        )
         return EpisodeGrams(
             support=torch.stack([support[name] @ support[name].T for name in support]).unsqueeze(0),
             cross=torch.stack([queries[name] @ support[name].T for name in support]).unsqueeze(0),
             support_presence=has_view(support).T.unsqueeze(0),
             query_presence=has_view(queries).T.unsqueeze(0),
             membership=one_hot(self.tensors["labels"], len(self.classes)).unsqueeze(0),
+            items=items,
         )
+
+
+def _encoders(views: tuple[ViewSpec, ...]) -> tuple[str, ...]:
+    return tuple(view.encoder_id for view in views)
 
 
 def fit_model(learner: FusedLearner, domain: DomainData, support: Int[Tensor, " support"]) -> FusedModel:
@@ -196,8 +261,7 @@ def fit_model(learner: FusedLearner, domain: DomainData, support: Int[Tensor, " 
     labels = domain.labels[support]
     shot = torch.tensor(len(support) / len(domain.classes))
     pool = pool_rows(domain)
-    weights = learner.view_weights.prior(modality_numbers(domain.views))
-    placed = learner.placement.place_domain(domain, support, weights, shot)
+    placed = learner.placed(domain, support, shot)
     tensors = {
         "shot": shot,
         "labels": labels,

@@ -4,14 +4,44 @@ Prototypes, distances, logistic regression and separability are all functions of
 them takes views and encoders it has never met. A whole batch of episodes shares one Gram matrix over its distinct rows.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from models.common_space import to_common
 from models.episodes import EpisodeBatch
+
+
+@dataclass(frozen=True)
+class PlacedItems:
+    """The items behind a batch of episodes: one matrix per view, and which of its rows each episode uses."""
+
+    views: tuple[Float[Tensor, "row _"], ...]
+    encoder_ids: tuple[str, ...]
+    support: Int[Tensor, "batch support"]
+    query: Int[Tensor, "batch query"]
+
+    def common(
+        self, weights: Float[Tensor, "batch view"]
+    ) -> tuple[Float[Tensor, "batch support common"], Float[Tensor, "batch query common"]]:
+        """Return support and queries in the common space, views weighted; a view an item lacks adds nothing."""
+        support, query = torch.zeros(()), torch.zeros(())
+        for weight, items, encoder_id in zip(weights.T, self.views, self.encoder_ids, strict=True):
+            projected = to_common(items, encoder_id)
+            factor = weight.clamp(min=0).sqrt()[:, None, None]
+            support = support + factor * projected[self.support]
+            query = query + factor * projected[self.query]
+        return support, query
+
+    def between_queries(self, weights: Float[Tensor, "batch view"]) -> Float[Tensor, "batch query query"]:
+        """Return the fused Gram matrices of the queries."""
+        gram = torch.zeros(())
+        for weight, items in zip(weights.T, self.views, strict=True):
+            queries = items[self.query]
+            gram = gram + weight[:, None, None] * (queries @ queries.mT)
+        return gram
 
 
 @dataclass(frozen=True)
@@ -23,12 +53,18 @@ class EpisodeGrams:
     support_presence: Bool[Tensor, "batch view support"]
     query_presence: Bool[Tensor, "batch view query"]
     membership: Float[Tensor, "batch support way"]
+    items: PlacedItems
 
     @property
     def shots(self) -> Float[Tensor, " batch"]:
         """Mean number of support items per class that has any."""
         counts = self.membership.sum(1)
         return counts.sum(1) / (counts > 0).sum(1).clamp(min=1)
+
+    @property
+    def is_real(self) -> Float[Tensor, "batch support"]:
+        """1 for support items, 0 for padding."""
+        return self.membership.sum(-1)
 
     def fused(
         self, weights: Float[Tensor, "batch view"]
@@ -41,20 +77,18 @@ class EpisodeGrams:
 
 
 def gather_grams(
-    views: Mapping[str, Float[Tensor, "row _"]],
-    presence: Bool[Tensor, "row view"],
-    support: Int[Tensor, "batch support"],
-    query: Int[Tensor, "batch query"],
-    membership: Float[Tensor, "batch support way"],
+    items: PlacedItems, presence: Bool[Tensor, "row view"], membership: Float[Tensor, "batch support way"]
 ) -> EpisodeGrams:
-    """Build episodes' Gram matrices from one matrix per view over rows that `support` and `query` index."""
-    gram = torch.stack([items @ items.T for items in views.values()])  # [view, row, row]
+    """Build episodes' Gram matrices; they share one over all rows."""
+    gram = torch.stack([rows @ rows.T for rows in items.views])  # [view, row, row]
+    support, query = items.support, items.query
     return EpisodeGrams(
         support=gram[:, support[:, :, None], support[:, None, :]].movedim(0, 1),
         cross=gram[:, query[:, :, None], support[:, None, :]].movedim(0, 1),
         support_presence=presence[support].movedim(2, 1),
         query_presence=presence[query].movedim(2, 1),
         membership=membership,
+        items=items,
     )
 
 

@@ -50,6 +50,10 @@ class MetaLearner(Protocol):
         """Return what the outer loop trains."""
         ...
 
+    def networks(self) -> Iterator[nn.Parameter]:
+        """Return those parameters that are weights of networks, which learn at a rate of their own."""
+        ...
+
     def fit_statistics(self, domains: Sequence[DomainData], classes: tuple[str, ...]) -> None:
         """Fit what needs no gradient on `classes`; the outer loop then trains on episodes of other classes."""
         ...

@@ -141,7 +141,7 @@ class _Run:
         self.learner, self.domains, self.config = learner, domains, config
         self.split = split_classes(domains, config)
         self.parameters = list(learner.parameters())
-        self.optimiser = torch.optim.Adam(self.parameters, lr=config.learning_rate)
+        self.optimiser = _optimiser(learner, config)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.validation_episodes = self._validation_episodes()
         self.step, self.fold = 0, -1
@@ -155,7 +155,7 @@ class _Run:
         self._statistics_of((step // self.config.validate_every) % 2)
         loss = self.learner.meta_loss(self._episodes())
         for group in self.optimiser.param_groups:
-            group["lr"] = self.config.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - 1) / self.config.steps))
+            group["lr"] = group["first_lr"] * 0.5 * (1 + math.cos(math.pi * (step - 1) / self.config.steps))
         self.optimiser.zero_grad(set_to_none=True)
         if loss.requires_grad:
             loss.backward()  # type: ignore[no-untyped-call]
@@ -256,3 +256,14 @@ class _Run:
 
     def _draw(self, below: int) -> int:
         return int(torch.randint(below, (1,), generator=self.generator))
+
+
+def _optimiser(learner: MetaLearner, config: TrainConfig) -> torch.optim.Optimizer:
+    """Return Adam with one rate for strengths and a smaller one for the weights of networks."""
+    networks = {id(parameter) for parameter in learner.networks()}
+    parts = {True: config.network_learning_rate, False: config.learning_rate}
+    groups = [
+        {"params": [p for p in learner.parameters() if (id(p) in networks) is is_network], "first_lr": rate, "lr": rate}
+        for is_network, rate in parts.items()
+    ]
+    return torch.optim.Adam([group for group in groups if group["params"]])

@@ -4,13 +4,12 @@ Departures from the paper: distances are weighted sums over views, and prototype
 on the support, whose rate starts at zero and may depend on the shot. Untrained, the head is nearest centroid.
 """
 
-from dataclasses import replace
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from models.grams import EpisodeGrams, squared_distances
+from models.grams import EpisodeGrams
+from models.nearest import NearestCentroid, support_as_queries
 from models.strength import ByShot
 
 FINE_TUNING_STEPS = 10
@@ -21,16 +20,15 @@ class PrototypicalHead(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.log_temperature = ByShot(start=2.0)
+        self.nearest = NearestCentroid()
         self.fine_tuning = ByShot()
 
     def forward(self, grams: EpisodeGrams, weights: Float[Tensor, "batch view"]) -> Float[Tensor, "batch query way"]:
         """Return logits of the queries."""
-        scale = self.log_temperature(grams.shots).exp().unsqueeze(-1)
         gram, cross = grams.fused(weights)
-        start = scale * nearness(support_as_queries(grams), weights)
+        start = self.nearest(support_as_queries(grams), weights)
         correction = self.fine_tune(gram, start, grams)
-        logits: Tensor = scale * nearness(grams, weights) + cross @ correction
+        logits: Tensor = self.nearest(grams, weights) + cross @ correction
         return logits
 
     def fine_tune(
@@ -43,7 +41,7 @@ class PrototypicalHead(nn.Module):
 
         The learned rate is relative to the largest stable one, which the row sums of the Gram matrix bound.
         """
-        is_real = grams.membership.sum(-1, keepdim=True)  # 0 for padding
+        is_real = grams.is_real.unsqueeze(-1)
         stable = 2 / (1 + (is_real * (gram.abs() @ is_real)).amax(1, keepdim=True))
         rate = self.fine_tuning(grams.shots).unsqueeze(-1) * stable
         correction = torch.zeros_like(grams.membership)
@@ -51,15 +49,3 @@ class PrototypicalHead(nn.Module):
             residual = grams.membership - is_real * (start + gram @ correction).softmax(-1)
             correction = correction + rate * residual
         return correction
-
-
-def nearness(grams: EpisodeGrams, weights: Float[Tensor, "batch view"]) -> Float[Tensor, "batch query way"]:
-    """Return minus the weighted mean squared distance to each prototype, over the views a query has."""
-    shares = weights.unsqueeze(-1) * grams.query_presence
-    shares = shares / shares.sum(1, keepdim=True).clamp(min=1e-6)
-    return -torch.einsum("bvq,bvqw->bqw", shares, squared_distances(grams))
-
-
-def support_as_queries(grams: EpisodeGrams) -> EpisodeGrams:
-    """Return the same episodes with the support in the place of the queries."""
-    return replace(grams, cross=grams.support, query_presence=grams.support_presence)

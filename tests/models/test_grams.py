@@ -2,16 +2,17 @@ import torch
 from synthetic import draw, make_domain
 from torch.nn.functional import normalize
 
+from models.common_space import COMMON_DIM
 from models.episodes import EpisodeBatch
 from models.geometry import centred_views
-from models.grams import EpisodeGrams, distinct_rows, gather_grams, squared_distances
+from models.grams import EpisodeGrams, PlacedItems, distinct_rows, gather_grams, squared_distances
 
 
 def grams_of(batch: EpisodeBatch) -> EpisodeGrams:
     rows, support, query = distinct_rows(batch)
-    return gather_grams(
-        centred_views(batch.domain, rows), batch.domain.presence[rows], support, query, batch.membership
-    )
+    views = tuple(centred_views(batch.domain, rows).values())
+    items = PlacedItems(views, tuple(view.encoder_id for view in batch.domain.views), support, query)
+    return gather_grams(items, batch.domain.presence[rows], batch.membership)
 
 
 def by_hand(support: list[list[float]], queries: list[list[float]], labels: list[int], n_way: int) -> EpisodeGrams:
@@ -23,6 +24,12 @@ def by_hand(support: list[list[float]], queries: list[list[float]], labels: list
         support_presence=own.any(1)[None, None],
         query_presence=others.any(1)[None, None],
         membership=torch.nn.functional.one_hot(torch.tensor(labels), n_way).float()[None],
+        items=PlacedItems(
+            (torch.cat([own, others]),),
+            ("words-1",),
+            torch.arange(len(own))[None],
+            torch.arange(len(own), len(own) + len(others))[None],
+        ),
     )
 
 
@@ -54,6 +61,27 @@ def test_fused_similarities_are_those_of_weighted_views_side_by_side():
     own, cross = grams_of(batch).fused(weights.expand(len(batch), -1))
     torch.testing.assert_close(own, support @ support.mT, atol=1e-5, rtol=0)
     torch.testing.assert_close(cross, query @ support.mT, atol=1e-5, rtol=0)
+
+
+def test_similarities_between_queries_are_those_of_weighted_views_side_by_side():
+    batch = draw(make_domain())
+    weights = torch.tensor([0.2, 0.5, 0.3])
+    everything = centred_views(batch.domain, torch.arange(len(batch.domain)))
+    query = torch.cat([w**0.5 * items for w, items in zip(weights, everything.values(), strict=True)], dim=-1)[
+        batch.query
+    ]
+    found = grams_of(batch).items.between_queries(weights.expand(len(batch), -1))
+    torch.testing.assert_close(found, query @ query.mT, atol=1e-5, rtol=0)
+
+
+def test_common_space_keeps_similarities_nearly():
+    batch = draw(make_domain())
+    grams, weights = grams_of(batch), torch.tensor([0.2, 0.5, 0.3]).expand(len(batch), -1)
+    support, query = grams.items.common(weights)
+    assert support.shape == (6, 8, COMMON_DIM)
+    exact_own, exact_cross = grams.fused(weights)
+    assert (support @ support.mT - exact_own).abs().mean() < 1.5 * COMMON_DIM**-0.5
+    assert (query @ support.mT - exact_cross).abs().mean() < 1.5 * COMMON_DIM**-0.5
 
 
 def test_distances_are_those_to_the_mean_of_each_class():

@@ -5,8 +5,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from models.geometry import centred_views
-from models.grams import EpisodeGrams, distinct_rows, gather_grams
-from models.metric.prototypical import FINE_TUNING_STEPS, PrototypicalHead, nearness, support_as_queries
+from models.grams import EpisodeGrams, PlacedItems, distinct_rows, gather_grams
+from models.metric.prototypical import FINE_TUNING_STEPS, PrototypicalHead
+from models.nearest import nearness, support_as_queries
 
 WEIGHTS = torch.tensor([0.5, 0.3, 0.2])
 
@@ -17,7 +18,8 @@ def episode() -> tuple[EpisodeGrams, Tensor, Tensor, Tensor]:
     batch = draw(make_domain(), batch=1, n_way=4, n_shot=3)
     rows, support, query = distinct_rows(batch)
     views = centred_views(batch.domain, rows)
-    grams = gather_grams(views, batch.domain.presence[rows], support, query, batch.membership)
+    items = PlacedItems(tuple(views.values()), tuple(view.encoder_id for view in batch.domain.views), support, query)
+    grams = gather_grams(items, batch.domain.presence[rows], batch.membership)
     joined = torch.cat([w**0.5 * items for w, items in zip(WEIGHTS, views.values(), strict=True)], dim=-1)
     return grams, joined[support[0]], batch.support_labels[0], joined[query[0]]
 
@@ -59,7 +61,7 @@ def test_fine_tuning_is_gradient_descent_on_explicit_features(episode):
     with torch.no_grad():
         head.fine_tuning.level.fill_(0.6)
         head.fine_tuning.slope.fill_(0.1)
-        head.log_temperature.slope.fill_(0.2)
+        head.nearest.log_temperature.slope.fill_(0.2)
     shot = torch.log(torch.tensor(3.0))
     scale = (2.0 + 0.2 * shot).exp()
     rate = (0.6 + 0.1 * shot) * 2 / (1 + (support @ support.T).abs().sum(1).max())

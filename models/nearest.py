@@ -1,0 +1,44 @@
+"""Nearest centroid on fused views: where every learner starts (Snell et al., 2017, https://arxiv.org/abs/1703.05175)."""
+
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from models.grams import EpisodeGrams, squared_distances
+from models.strength import ByShot
+
+
+class NearestCentroid(nn.Module):
+    """Logits from the fused distance to each class prototype, with a temperature that follows the shot."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log_temperature = ByShot(start=2.0)
+
+    def forward(self, grams: EpisodeGrams, weights: Float[Tensor, "batch view"]) -> Float[Tensor, "batch query way"]:
+        """Return logits of the queries."""
+        return self.scale(grams) * nearness(grams, weights)
+
+    def scale(self, grams: EpisodeGrams) -> Float[Tensor, "batch 1 1"]:
+        """Return what distances are multiplied by."""
+        scale: Tensor = self.log_temperature(grams.shots).exp().unsqueeze(-1)
+        return scale
+
+
+def nearness(grams: EpisodeGrams, weights: Float[Tensor, "batch view"]) -> Float[Tensor, "batch query way"]:
+    """Return minus the weighted mean squared distance to each prototype, over the views a query has."""
+    shares = weights.unsqueeze(-1) * grams.query_presence
+    shares = shares / shares.sum(1, keepdim=True).clamp(min=1e-6)
+    return -torch.einsum("bvq,bvqw->bqw", shares, squared_distances(grams))
+
+
+def support_as_queries(grams: EpisodeGrams) -> EpisodeGrams:
+    """Return the same episodes with the support in the place of the queries."""
+    return replace(
+        grams,
+        cross=grams.support,
+        query_presence=grams.support_presence,
+        items=replace(grams.items, query=grams.items.support),
+    )
