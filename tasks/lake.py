@@ -5,6 +5,7 @@ changes nothing; `Lake.transact` also decides *what* to append from the version 
 both add what only one of them should.
 """
 
+import atexit
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -41,8 +42,9 @@ def _engine() -> "DuckDBPyConnection":
     """Return the process's DuckDB, which takes longer to start than most tables take to read.
 
     Each read has a cursor, and with it temporary views, of its own. DuckDB may not keep pages of files: a damaged file
-    must be found by whoever reads it next.
+    must be found by whoever reads it next. It is let go before the interpreter ends, or its binding complains of leaks.
     """
+    atexit.register(_engine.cache_clear)
     return duckdb.connect(config={"threads": 2, "enable_external_file_cache": False})
 
 
