@@ -12,6 +12,7 @@ from data_contracts.errors import ModelError, ModelRefused
 from models.fused import EpisodeLoss, FusedLearner, FusedModel, query_cross_entropy
 from models.learner import DomainModel, MetaLearner
 from models.metric.prototypical import PrototypicalHead
+from models.optimisation.ridge import RidgeHead
 
 Family = Literal["metric", "optimisation", "generation", "fusion"]
 
@@ -29,6 +30,7 @@ class Entry:
 
 CATALOGUE: dict[str, Entry] = {
     "metric": Entry("metric", PrototypicalHead),
+    "ridge": Entry("optimisation", RidgeHead),
 }
 
 LEARNERS: tuple[str, ...] = tuple(CATALOGUE)
