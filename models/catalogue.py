@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from data_contracts.errors import ModelError, ModelRefused
 from models.fused import EpisodeLoss, FusedLearner, FusedModel, query_cross_entropy
 from models.learner import DomainModel, MetaLearner
+from models.metric.mahalanobis import MahalanobisHead
 from models.metric.prototypical import PrototypicalHead
 from models.optimisation.ridge import RidgeHead
 
@@ -30,6 +31,7 @@ class Entry:
 
 CATALOGUE: dict[str, Entry] = {
     "metric": Entry("metric", PrototypicalHead),
+    "mahalanobis": Entry("metric", MahalanobisHead),
     "ridge": Entry("optimisation", RidgeHead),
 }
 
