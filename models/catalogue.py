@@ -1,6 +1,6 @@
 """The learners there are, by name: the allow-list from which anything stored is rebuilt."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,10 +10,13 @@ from torch import Tensor, nn
 
 from data_contracts.errors import ModelError, ModelRefused
 from models.fused import EpisodeLoss, FusedLearner, FusedModel, query_cross_entropy
-from models.learner import DomainModel, MetaLearner
+from models.learner import DomainModel, Prior
 from models.metric.mahalanobis import MahalanobisHead
 from models.metric.prototypical import PrototypicalHead
 from models.optimisation.ridge import RidgeHead
+from models.selection import AutoLearner, Selector
+
+AUTO = AutoLearner.kind
 
 Family = Literal["metric", "optimisation", "generation", "fusion"]
 
@@ -36,27 +39,45 @@ CATALOGUE: dict[str, Entry] = {
 }
 
 LEARNERS: tuple[str, ...] = tuple(CATALOGUE)
-"""Names on the command line and in reports."""
+"""What the outer loop trains, by the names of the command line and of reports."""
+
+AUTO_MEMBERS: tuple[str, ...] = ("metric",)
+"""Learners that `auto` trains and chooses from unless told otherwise."""
 
 
-def build_learner(kind: str) -> MetaLearner:
+def auto_members(asked: Sequence[str]) -> tuple[str, ...]:
+    """Return the learners that have to be trained for those asked for, `auto` being made of several."""
+    members = [kind for kind in asked if kind != AUTO]
+    return tuple(dict.fromkeys([*members, *(AUTO_MEMBERS if AUTO in asked else ())]))
+
+
+def build_learner(kind: str) -> FusedLearner:
     """Return a new, untrained learner, the same at every call.
 
     Raises:
         ModelError: there is no learner of that kind.
     """
     if kind not in CATALOGUE:
-        raise ModelError(f"there is no learner {kind!r}; choose from {', '.join(LEARNERS)}.", learner=kind)
-    return _new(kind)
+        raise ModelError(f"there is no learner {kind!r}; choose from {', '.join((*LEARNERS, AUTO))}.", learner=kind)
+    entry = CATALOGUE[kind]
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        return FusedLearner(kind, entry.head(), entry.loss)
 
 
-def load_learner(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> MetaLearner:
-    """Rebuild a stored learner.
+def load_prior(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Prior:
+    """Rebuild a stored learner, or the several that `auto` chooses from.
 
     Raises:
-        ModelRefused: its kind is not on the list, or its weights do not fit its kind.
+        ModelRefused: a kind is not on the list, or weights do not fit their kind.
     """
-    learner = _listed(config)
+    learner: FusedLearner | AutoLearner
+    if config.get("kind") == AUTO:
+        with _refusing(AUTO):
+            members = [_listed(member) for member in config["members"]]
+            learner = AutoLearner({member.kind: member for member in members}, Selector(len(members)))
+    else:
+        learner = _listed(config)
     with _refusing(learner.kind):
         learner.restore(weights)
     return learner
@@ -73,13 +94,6 @@ def load_domain_model(config: Mapping[str, Any], weights: Mapping[str, Tensor]) 
         return FusedModel.load(learner, config, weights)
 
 
-def _new(kind: str) -> FusedLearner:
-    entry = CATALOGUE[kind]
-    with torch.random.fork_rng(devices=()):
-        torch.manual_seed(0)
-        return FusedLearner(kind, entry.head(), entry.loss)
-
-
 def _listed(config: Mapping[str, Any]) -> FusedLearner:
     kind = str(config.get("kind"))
     if kind not in CATALOGUE:
@@ -88,7 +102,7 @@ def _listed(config: Mapping[str, Any]) -> FusedLearner:
             "Use the version that stored it, or register a new one.",
             kind=kind,
         )
-    return _new(kind)
+    return build_learner(kind)
 
 
 @contextmanager

@@ -52,6 +52,18 @@ class EpisodeBatch:
         return tuple(self.domain.item_ids[row] for row in rows.tolist())
 
 
+def as_episode(domain: DomainData, support: Int[Tensor, " support"], query: Int[Tensor, " query"]) -> EpisodeBatch:
+    """Return one episode over all classes of a domain, from given rows."""
+    return EpisodeBatch(
+        domain,
+        support.unsqueeze(0),
+        domain.labels[support].unsqueeze(0),
+        query.unsqueeze(0),
+        domain.labels[query].unsqueeze(0),
+        len(domain.classes),
+    )
+
+
 def one_hot(labels: Int[Tensor, "*shape"], n_way: int) -> Float[Tensor, "*shape way"]:
     """Return one-hot rows; a label of -1 gives zeros."""
     return (labels.unsqueeze(-1) == torch.arange(n_way, device=labels.device)).float()
@@ -136,7 +148,7 @@ def draw_without_replacement(
     repeat are drawn again; small classes, where repeats are likely, are shuffled whole instead.
     """
     rows = torch.full((len(sizes), count), -1)
-    is_small = sizes < 2 * count * count
+    is_small = sizes < count * count
     small, large = is_small.nonzero().flatten(), (~is_small).nonzero().flatten()
     if len(small):
         width = int(sizes[small].max())

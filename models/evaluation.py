@@ -17,10 +17,11 @@ from data_contracts.configs import BenchmarkConfig
 from data_contracts.errors import EpisodeTooSmall
 from data_contracts.reports import BenchmarkRow
 from models.baselines import BestSingle, ConcatLogreg, tune_logreg
-from models.catalogue import build_learner
+from models.catalogue import AUTO, AUTO_MEMBERS, auto_members, build_learner
 from models.episodes import EpisodeBatch, EpisodeSampler
 from models.features import DomainData
 from models.metrics import accuracy_per_episode, estimate, expected_calibration_error
+from models.selection import choose_among
 from models.training import fit_to_data, large_classes, train
 
 MIN_QUERY = 5
@@ -62,18 +63,6 @@ class Answers:
             torch.cat([part.labels for part in parts]),
             sum(part.cpu_s for part in parts),
         )
-
-
-def as_episode(domain: DomainData, support: Int[Tensor, " support"], query: Int[Tensor, " query"]) -> EpisodeBatch:
-    """Return one episode over all classes of a domain, from given rows."""
-    return EpisodeBatch(
-        domain,
-        support.unsqueeze(0),
-        domain.labels[support].unsqueeze(0),
-        query.unsqueeze(0),
-        domain.labels[query].unsqueeze(0),
-        len(domain.classes),
-    )
 
 
 def answer(learner: EpisodeLearner, episodes: EpisodeBatch) -> Answers:
@@ -181,11 +170,15 @@ def trained_learners(
         "concat_logreg": ConcatLogreg(),
         REFERENCE: tune_logreg(seen, classes, fitted.model_copy(update={"shots": config.training.shots})),
     }
-    for name in config.learners:
-        learner = build_learner(name)
-        for progress in train(learner, seen, fitted):
+    trained = {}
+    for name in auto_members(config.learners):
+        trained[name] = build_learner(name)
+        for progress in train(trained[name], seen, fitted):
             report(progress.step, fitted.steps, f"meta-train {name}")
-        learners[name] = learner
+    learners |= {name: trained[name] for name in config.learners if name != AUTO}
+    if AUTO in config.learners:
+        report(0, 0, "learn to choose")
+        learners[AUTO], _ = choose_among({name: trained[name] for name in AUTO_MEMBERS}, seen, fitted)
     return learners
 
 

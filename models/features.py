@@ -76,6 +76,13 @@ class DomainData:
         hidden.__dict__["means"] = self.means
         return hidden
 
+    def with_hidden_views(self, share: float, generator: torch.Generator) -> "DomainData":
+        """Return the same items with that share of their views hidden at random, but no item left without any."""
+        if not share or len(self.views) < 2:
+            return self
+        kept = self.presence & (torch.rand(self.presence.shape, generator=generator) >= share)
+        return self.with_presence(torch.where(kept.any(1, keepdim=True), kept, self.presence))
+
     def with_classes(self, classes: tuple[str, ...]) -> "DomainData":
         """Return the same items with only `classes` labelled; every other label becomes -1."""
         lookup = {name: index for index, name in enumerate(classes)}

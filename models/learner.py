@@ -41,25 +41,13 @@ class DomainModel(Protocol):
 
 
 @runtime_checkable
-class MetaLearner(Protocol):
-    """A prior over domains: trained on episodes of many domains, adapted to one from a few labels."""
+class Prior(Protocol):
+    """What was learned from many domains and adapts to one from a few labels."""
 
     kind: str
 
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """Return what the outer loop trains."""
-        ...
-
-    def networks(self) -> Iterator[nn.Parameter]:
-        """Return those parameters that are weights of networks, which learn at a rate of their own."""
-        ...
-
     def fit_statistics(self, domains: Sequence[DomainData], classes: tuple[str, ...]) -> None:
-        """Fit what needs no gradient on `classes`; the outer loop then trains on episodes of other classes."""
-        ...
-
-    def meta_loss(self, episodes: EpisodeBatch) -> Float[Tensor, ""]:
-        """Return the loss of the outer loop on a batch of episodes."""
+        """Fit what needs no gradient on `classes`; episodes to train or measure on have to be of other classes."""
         ...
 
     def log_probabilities(self, episodes: EpisodeBatch) -> Float[Tensor, "batch query way"]:
@@ -76,4 +64,21 @@ class MetaLearner(Protocol):
 
     def weights(self) -> dict[str, Tensor]:
         """Return the numbers that fill it."""
+        ...
+
+
+@runtime_checkable
+class MetaLearner(Prior, Protocol):
+    """A prior that the outer loop trains on episodes of many domains."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Return what the outer loop trains."""
+        ...
+
+    def networks(self) -> Iterator[nn.Parameter]:
+        """Return those parameters that are weights of networks, which learn at a rate of their own."""
+        ...
+
+    def meta_loss(self, episodes: EpisodeBatch) -> Float[Tensor, ""]:
+        """Return the loss of the outer loop on a batch of episodes."""
         ...

@@ -19,7 +19,7 @@ from data_contracts.configs import TrainConfig
 from data_contracts.errors import EpisodeTooSmall
 from models.episodes import EpisodeBatch, EpisodeSampler
 from models.features import DomainData
-from models.learner import MetaLearner
+from models.learner import MetaLearner, Prior
 from models.metrics import accuracy_per_episode
 
 VALIDATION_EPISODES = 40
@@ -136,6 +136,36 @@ def train(
     run.finish()
 
 
+def validation_episodes(domains: Sequence[DomainData], config: TrainConfig) -> list[EpisodeBatch]:
+    """Draw the episodes that learners are validated on: of every shot, in every domain that has classes enough.
+
+    Raises:
+        EpisodeTooSmall: no domain has.
+    """
+    classes = split_classes(domains, config).validation
+    generator = torch.Generator().manual_seed(config.seed + 1)
+    episodes = []
+    for domain in domains:
+        for shot in config.shots:
+            sampler = EpisodeSampler(domain, classes)
+            if len(sampler.usable_classes(shot + 1)) >= config.n_way:
+                episodes.append(sampler.sample(VALIDATION_EPISODES, config.n_way, shot, config.n_query, generator))
+    if not episodes:
+        raise EpisodeTooSmall(
+            f"no training domain has {config.n_way} of the {len(classes)} validation classes with "
+            f"{min(config.shots) + 1} labelled items each. Label more items, or train with fewer ways.",
+            classes=classes,
+        )
+    return episodes
+
+
+def validation_accuracy(prior: Prior, batches: Sequence[EpisodeBatch]) -> float:
+    """Return the mean accuracy over all episodes."""
+    with torch.no_grad():
+        right = [accuracy_per_episode(prior.log_probabilities(episodes), episodes.query_labels) for episodes in batches]
+    return torch.cat(right).mean().item()
+
+
 class _Run:
     def __init__(self, learner: MetaLearner, domains: Sequence[DomainData], config: TrainConfig) -> None:
         self.learner, self.domains, self.config = learner, domains, config
@@ -143,7 +173,7 @@ class _Run:
         self.parameters = list(learner.parameters())
         self.optimiser = _optimiser(learner, config)
         self.generator = torch.Generator().manual_seed(config.seed)
-        self.validation_episodes = self._validation_episodes()
+        self.validation_episodes = validation_episodes(domains, config)
         self.step, self.fold = 0, -1
         self.best_accuracy = -1.0
         self.best = self._snapshot()
@@ -168,12 +198,7 @@ class _Run:
 
     def validate(self) -> None:
         """Measure accuracy on the validation classes and keep the state if it is the best so far."""
-        with torch.no_grad():
-            right = [
-                accuracy_per_episode(self.learner.log_probabilities(episodes), episodes.query_labels)
-                for episodes in self.validation_episodes
-            ]
-        self.last_accuracy = torch.cat(right).mean().item()
+        self.last_accuracy = validation_accuracy(self.learner, self.validation_episodes)
         if self.last_accuracy > self.best_accuracy:
             self.best_accuracy, self.best = self.last_accuracy, self._snapshot()
 
@@ -226,33 +251,9 @@ class _Run:
         drawn = able[self._draw(len(able))]
         names = usable[drawn]
         chosen = torch.randperm(len(names), generator=self.generator)[:EPISODE_CLASSES].tolist()
-        sampler = EpisodeSampler(self._dropped(self.domains[drawn]), tuple(names[number] for number in chosen))
+        dropped = self.domains[drawn].with_hidden_views(config.view_dropout, self.generator)
+        sampler = EpisodeSampler(dropped, tuple(names[number] for number in chosen))
         return sampler.sample(config.meta_batch, config.n_way, shot, config.n_query, self.generator)
-
-    def _dropped(self, domain: DomainData) -> DomainData:
-        """Return the domain with some views of some items hidden, but no item left without any."""
-        if not self.config.view_dropout or len(domain.views) < 2:
-            return domain
-        hidden = torch.rand(domain.presence.shape, generator=self.generator) < self.config.view_dropout
-        kept = domain.presence & ~hidden
-        return domain.with_presence(torch.where(kept.any(1, keepdim=True), kept, domain.presence))
-
-    def _validation_episodes(self) -> list[EpisodeBatch]:
-        generator = torch.Generator().manual_seed(self.config.seed + 1)
-        episodes = []
-        for domain in self.domains:
-            for shot in self.config.shots:
-                sampler = EpisodeSampler(domain, self.split.validation)
-                if len(sampler.usable_classes(shot + 1)) >= self.config.n_way:
-                    draw = (VALIDATION_EPISODES, self.config.n_way, shot, self.config.n_query, generator)
-                    episodes.append(sampler.sample(*draw))
-        if not episodes:
-            raise EpisodeTooSmall(
-                f"no training domain has {self.config.n_way} of the {len(self.split.validation)} validation classes "
-                f"with {min(self.config.shots) + 1} labelled items each. Label more items, or train with fewer ways.",
-                classes=self.split.validation,
-            )
-        return episodes
 
     def _draw(self, below: int) -> int:
         return int(torch.randint(below, (1,), generator=self.generator))

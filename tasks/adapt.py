@@ -21,12 +21,15 @@ from data_contracts.contract import Contract
 from data_contracts.errors import EpisodeTooSmall, ModelError, ModelRefused, UnknownModel
 from data_contracts.reports import AdaptOutcome, ModelRef, Score
 from models.baselines import BestSingle, ConcatLogreg, TunedLogreg
-from models.evaluation import as_episode, compare
+from models.catalogue import AUTO
+from models.episodes import as_episode
+from models.evaluation import compare
 from models.features import DomainData
 from models.gate import Verdict, judge, promote_unopposed
 from models.label_split import LabelSplit, split_labels
-from models.learner import DomainModel, MetaLearner
+from models.learner import DomainModel, Prior
 from models.metrics import expected_calibration_error, wilson_interval
+from models.selection import AutoLearner
 from tasks import registry
 from tasks.claims import once
 from tasks.contracts import contract_in_force
@@ -49,7 +52,7 @@ class Question:
     """One adaptation that was asked for, with everything it depends on."""
 
     split: LabelSplit
-    prior: MetaLearner
+    prior: Prior
     prior_ref: ModelRef
     tuned: TunedLogreg
     config: AdaptConfig
@@ -124,14 +127,33 @@ def _ask(lake: Lake, domain: str, config: AdaptConfig) -> Question:
     prior_ref = registry.resolve(registry.PRIOR, config.prior)
     package = registry.read_package(prior_ref)
     prior = registry.build_prior(package, prior_ref)
-    if prior.kind != config.learner:
+    return Question(
+        split,
+        _learner(prior, config.learner, prior_ref),
+        prior_ref,
+        TunedLogreg.load(package.context.get("tuned_logreg", {})),
+        config,
+    )
+
+
+def _learner(prior: Prior, asked: str, ref: ModelRef) -> Prior:
+    """Return what adapts: the whole prior for `auto`, or the learner asked for.
+
+    Raises:
+        ModelError: the prior has no such learner.
+    """
+    learners = prior.members if isinstance(prior, AutoLearner) else {prior.kind: prior}
+    if asked == AUTO:
+        return prior
+    if asked not in learners:
         raise ModelError(
-            f"version {prior_ref.version} of the prior is a {prior.kind!r} learner, but {config.learner!r} was asked "
-            f"for. Ask for --learner {prior.kind}, or meta-train a prior of that kind and name it with --prior.",
-            found=prior.kind,
-            needed=config.learner,
+            f"version {ref.version} of the prior has the learners {', '.join(learners)}, but {asked!r} was asked for. "
+            f"Ask for --learner {next(iter(learners))}, or meta-train a prior with it: metafuse meta-train --learners "
+            f"{asked}.",
+            found=tuple(learners),
+            needed=asked,
         )
-    return Question(split, prior, prior_ref, TunedLogreg.load(package.context.get("tuned_logreg", {})), config)
+    return learners[asked]
 
 
 def _registered(question: Question) -> ModelRef | None:

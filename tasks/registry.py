@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mlflow.models import ModelSignature
     from torch import Tensor
 
-    from models.learner import DomainModel, MetaLearner
+    from models.learner import DomainModel, Prior
 
 PRIOR = "metafuse.prior"
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
@@ -74,7 +74,7 @@ def model_name(domain: str) -> str:
 
 
 def save_prior(
-    learner: "MetaLearner", *, card: str, tags: Mapping[str, str], context: Mapping[str, Any] | None = None
+    learner: "Prior", *, card: str, tags: Mapping[str, str], context: Mapping[str, Any] | None = None
 ) -> ModelRef:
     """Register a new version of the prior, inside the open `tracked_run` if there is one."""
     return _save(PRIOR, Package(learner.config(), learner.weights(), card, context or {}), tags)
@@ -88,7 +88,7 @@ def save_domain_model(
     return _save(name, Package(model.config(), model.weights(), card, context), {"domain": domain, **tags})
 
 
-def load_prior(ref: str = CHAMPION) -> tuple["MetaLearner", ModelRef]:
+def load_prior(ref: str = CHAMPION) -> tuple["Prior", ModelRef]:
     """Return the prior registered under an alias or version number.
 
     Raises:
@@ -105,12 +105,12 @@ def load_domain_model(domain: str, ref: str = CHAMPION) -> tuple["DomainModel", 
     return build_domain_model(read_package(found), found), found
 
 
-def build_prior(package: Package, ref: ModelRef) -> "MetaLearner":
+def build_prior(package: Package, ref: ModelRef) -> "Prior":
     """Build the learner a package describes; raises like `build_domain_model`."""
-    from models.catalogue import load_learner
+    from models.catalogue import load_prior as build
 
     with _refusing(ref):
-        return load_learner(package.config, package.weights)
+        return build(package.config, package.weights)
 
 
 def build_domain_model(package: Package, ref: ModelRef) -> "DomainModel":

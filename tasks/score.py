@@ -28,7 +28,7 @@ from models.downstream import abstention_threshold, cluster, find_anomalies
 from models.features import DomainData
 from models.geometry import centred_views
 from models.label_split import split_labels
-from models.learner import DomainModel, MetaLearner
+from models.learner import DomainModel, Prior
 from tasks import progress, registry
 from tasks.features import load_domain
 from tasks.lake import Lake, open_lake
@@ -110,7 +110,7 @@ def _nearest_centroid(data: DomainData) -> Rung | None:
     return _adapted(data, "nearest_centroid", build_learner("metric"), "nearest_centroid", "0")
 
 
-def _adapted(data: DomainData, name: str, learner: MetaLearner, registered: str, version: str) -> Rung | None:
+def _adapted(data: DomainData, name: str, learner: Prior, registered: str, version: str) -> Rung | None:
     try:
         split = split_labels(data, AdaptConfig())
     except EpisodeTooSmall:

@@ -17,14 +17,16 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from data_contracts.configs import MetaTrainConfig, TrainConfig
-from data_contracts.errors import EpisodeTooSmall, ModelError, ModelRefused, UnknownModel
+from data_contracts.errors import EpisodeTooSmall, ModelRefused, UnknownModel
 from data_contracts.reports import ModelRef, TrainReport
 from data_contracts.settings import get_settings
 from models.baselines import tune_logreg
-from models.catalogue import build_learner
+from models.catalogue import AUTO, auto_members, build_learner
 from models.features import DomainData
-from models.learner import MetaLearner
-from models.training import fit_to_data, split_classes
+from models.fused import FusedLearner
+from models.learner import Prior
+from models.selection import choose_among
+from models.training import fit_to_data, split_classes, validation_accuracy, validation_episodes
 from models.training import train as train_steps
 from tasks import progress, registry
 from tasks.claims import once
@@ -42,7 +44,7 @@ Curve = list[tuple[int, float]]
 class Trained:
     """One learner after training, and how it got there."""
 
-    learner: MetaLearner
+    learner: FusedLearner
     losses: Curve
     validation: Curve
 
@@ -164,27 +166,41 @@ def _train_new(domains: Sequence[DomainData], config: MetaTrainConfig, fitted: T
     tags = {registry.KEY_TAG: key, **lineage_tags(domains)}
     with tracked_run("meta-train", f"prior over {len(domains)} domains", config.model_dump(mode="json"), tags) as run:
         runs = {}
-        for kind in config.learners:
+        for kind in auto_members(config.learners):
             checkpoint = get_settings().cache / "checkpoints" / f"{key}-{kind}.pt"
             runs[kind] = train_learner(kind, domains, fitted, checkpoint)
             _log(run, kind, runs[kind])
         best = max(runs, key=lambda kind: runs[kind].accuracy)
+        prior, accuracy = _prior(runs, config, domains, fitted)
         facts = {
-            "learner": best,
+            "learner": prior.kind,
             "domains": ",".join(data.domain for data in domains),
             "classes": str(len(split_classes(domains, fitted).all)),
             "labels": str(sum(int((data.labels >= 0).sum()) for data in domains)),
-            "validation_accuracy": f"{runs[best].accuracy:.6f}",
+            "validation_accuracy": f"{accuracy:.6f}",
             "untrained_accuracy": f"{runs[best].untrained_accuracy:.6f}",
         }
         classes = tuple(sorted({name for data in domains for name in data.classes}))
         context = {"tuned_logreg": tune_logreg(domains, classes, fitted).config()}
-        ref = registry.save_prior(
-            runs[best].learner, card=_card(facts, fitted), tags={**tags, **facts}, context=context
-        )
-    for kind in config.learners:
+        ref = registry.save_prior(prior, card=_card(facts, fitted), tags={**tags, **facts}, context=context)
+    for kind in runs:
         (get_settings().cache / "checkpoints" / f"{key}-{kind}.pt").unlink(missing_ok=True)
     return ref
+
+
+def _prior(
+    runs: Mapping[str, Trained], config: MetaTrainConfig, domains: Sequence[DomainData], fitted: TrainConfig
+) -> tuple[Prior, float]:
+    """Return what is registered, and its accuracy on validation classes: all learners and a choice, or the best one."""
+    if AUTO in config.learners:
+        members = {kind: run.learner for kind, run in runs.items()}
+        return choose_among(
+            members, domains, fitted, lambda done, total: progress.report(done, total, "learn to choose")
+        )
+    best = runs[max(runs, key=lambda kind: runs[kind].accuracy)].learner
+    accuracy = _unseen_accuracy(best, domains, fitted)
+    best.fit_statistics(domains, split_classes(domains, fitted).all)
+    return best, accuracy
 
 
 def _judge(ref: ModelRef, domains: Sequence[DomainData], config: MetaTrainConfig, fitted: TrainConfig) -> ModelRef:
@@ -194,7 +210,7 @@ def _judge(ref: ModelRef, domains: Sequence[DomainData], config: MetaTrainConfig
     before, rival = None, "the first prior"
     if champion is not None and champion.version != ref.version:
         try:
-            before = _validation_accuracy(registry.load_prior(champion.version)[0], domains, fitted)
+            before = _unseen_accuracy(registry.load_prior(champion.version)[0], domains, fitted)
             rival = f"the champion's is {before:.3f}"
         except (ModelRefused, UnknownModel):
             rival = f"champion version {champion.version} is damaged"
@@ -214,12 +230,11 @@ def _judge(ref: ModelRef, domains: Sequence[DomainData], config: MetaTrainConfig
     )
 
 
-def _validation_accuracy(learner: MetaLearner, domains: Sequence[DomainData], config: TrainConfig) -> float:
-    """Return what training would have started from with this learner: the same episodes, the same statistics."""
-    first = next(iter(train_steps(learner, domains, config.model_copy(update={"steps": 0}))))
-    if first.validation_accuracy is None:
-        raise ModelError(f"learner {learner.kind!r} was not validated before its first step.", learner=learner.kind)
-    return first.validation_accuracy
+def _unseen_accuracy(prior: Prior, domains: Sequence[DomainData], config: TrainConfig) -> float:
+    """Return the accuracy on the validation classes, with statistics of the other training classes."""
+    split = split_classes(domains, config)
+    prior.fit_statistics(domains, (*split.folds[0], *split.folds[1]))
+    return validation_accuracy(prior, validation_episodes(domains, config))
 
 
 def _read_checkpoint(path: Path | None) -> dict[str, Any] | None:

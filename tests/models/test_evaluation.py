@@ -8,10 +8,10 @@ from data_contracts.configs import BenchmarkConfig, TrainConfig
 from data_contracts.errors import EpisodeTooSmall
 from data_contracts.reports import BenchmarkRow
 from models.baselines import BestSingle, ConcatLogreg
+from models.episodes import as_episode
 from models.evaluation import (
     Answers,
     answer,
-    as_episode,
     averaged,
     compare,
     draw_episodes,

@@ -10,9 +10,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from data_contracts.errors import ModelError, ModelRefused
-from models.catalogue import CATALOGUE, LEARNERS, build_learner, load_domain_model, load_learner
-from models.episodes import EpisodeBatch
-from models.evaluation import as_episode
+from models.catalogue import CATALOGUE, LEARNERS, build_learner, load_domain_model, load_prior
+from models.episodes import EpisodeBatch, as_episode
 from models.features import DomainData, ViewSpec
 from models.fused import query_cross_entropy
 from models.learner import DomainModel, MetaLearner
@@ -163,7 +162,7 @@ def test_padded_support_changes_nothing(trained, toys):
 
 
 def test_learner_comes_back_from_its_stored_form(trained, toys):
-    again = load_learner(trained.config(), stored_and_loaded(trained.weights()))
+    again = load_prior(trained.config(), stored_and_loaded(trained.weights()))
     batch = draw(toys)
     assert again.kind == trained.kind
     assert torch.equal(answers(again, batch), answers(trained, batch))
@@ -233,7 +232,7 @@ def test_built_learner_is_a_meta_learner_of_its_kind(kind):
 def test_unknown_kind_is_refused_with_the_kinds_there_are():
     with pytest.raises(ModelError, match=f"no learner 'oracle'.*{LEARNERS[0]}"):
         build_learner("oracle")
-    for load_it in (load_learner, load_domain_model):
+    for load_it in (load_prior, load_domain_model):
         with pytest.raises(ModelRefused, match="of kind 'oracle'"):
             load_it({"kind": "oracle"}, {})
         with pytest.raises(ModelRefused, match="of kind 'None'"):
@@ -245,9 +244,9 @@ def test_learner_with_a_missing_or_misshapen_tensor_is_refused(trained):
     for name in weights:
         if not name.startswith("bases/"):
             with pytest.raises(ModelRefused, match="do not fit"):
-                load_learner(trained.config(), {other: value for other, value in weights.items() if other != name})
+                load_prior(trained.config(), {other: value for other, value in weights.items() if other != name})
         with pytest.raises(ModelRefused, match="do not fit"):
-            load_learner(trained.config(), {**weights, name: torch.zeros(1, 2, 3)})
+            load_prior(trained.config(), {**weights, name: torch.zeros(1, 2, 3)})
 
 
 def test_domain_model_with_a_missing_or_misshapen_tensor_is_refused(trained, toys):

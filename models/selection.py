@@ -1,0 +1,279 @@
+"""Choosing a learner for a domain (algorithm selection, Rice, 1976, https://doi.org/10.1016/S0065-2458(08)60520-3).
+
+Two sources are combined: cross-validation on the support set, and what the meta-training domains taught about when each
+learner does well, given shot, way, views and how well these separate the classes. With one label per class nothing can
+be held out and the second decides alone; how much the first counts beyond that is learned and follows the shot.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from data_contracts.configs import TrainConfig
+from data_contracts.errors import ModelError
+from models.baselines import raw_grams
+from models.episodes import EpisodeBatch, EpisodeSampler, as_episode
+from models.features import DomainData
+from models.fused import FusedLearner
+from models.fusion import separability
+from models.learner import DomainModel
+from models.metrics import accuracy_per_episode
+from models.strength import ByShot
+from models.training import split_classes, validation_accuracy, validation_episodes
+
+FOLDS = 5
+MOST_LABELS = 20
+"""Labels per class that take part in choosing; more would cost much and change little."""
+
+STATISTICS = 7
+EPISODES = 20
+HIDDEN_SHARES = (0.0, 0.5)
+SHOTS = (1, 2, 5, 10)
+FITTING_STEPS = 300
+PENALTY = 0.01
+
+
+class Selector(nn.Module):
+    """Scores learners for a support set from its statistics and from their cross-validation on it."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.level = nn.Parameter(torch.zeros(count))
+        self.slope = nn.Parameter(torch.zeros(STATISTICS, count))
+        self.evidence = ByShot(2)
+        self.register_buffer("mean", torch.zeros(STATISTICS))
+        self.register_buffer("deviation", torch.ones(STATISTICS))
+
+    def forward(
+        self,
+        statistics: Float[Tensor, "batch statistic"],
+        validated: Float[Tensor, "batch learner 2"],
+        shots: Float[Tensor, " batch"],
+    ) -> Float[Tensor, "batch learner"]:
+        """Return scores; only their differences within an episode mean anything."""
+        expected = self.level + ((statistics - self.mean) / self.deviation) @ self.slope
+        observed = validated - validated.mean(1, keepdim=True)
+        return expected + torch.einsum("blc,bc->bl", observed, self.evidence(shots))
+
+    def fit(
+        self,
+        statistics: Float[Tensor, "batch statistic"],
+        validated: Float[Tensor, "batch learner 2"],
+        shots: Float[Tensor, " batch"],
+        accuracy: Float[Tensor, "batch learner"],
+    ) -> None:
+        """Maximise the accuracy of the learner drawn by the softmax of the scores, with a penalty on the slopes."""
+        self.mean.copy_(statistics.mean(0))
+        self.deviation.copy_(statistics.std(0).clamp(min=1e-3))
+        optimiser = torch.optim.Adam(self.parameters(), lr=0.1)
+        with torch.enable_grad():
+            for _ in range(FITTING_STEPS):
+                shares = self(statistics, validated, shots).softmax(-1)
+                loss = PENALTY * self.slope.square().mean() - (shares * accuracy).sum(-1).mean()
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+
+
+class AutoLearner:
+    """Several trained learners and what chooses among them: `auto`."""
+
+    kind = "auto"
+
+    def __init__(self, members: Mapping[str, FusedLearner], selector: Selector) -> None:
+        self.members = dict(members)
+        self.selector = selector
+
+    def fit_statistics(self, domains: Sequence[DomainData], classes: tuple[str, ...]) -> None:
+        """Fit what needs no gradient, for every learner."""
+        for member in self.members.values():
+            member.fit_statistics(domains, classes)
+
+    def log_probabilities(self, episodes: EpisodeBatch) -> Float[Tensor, "batch query way"]:
+        """Choose a learner for each episode by its support and return that learner's log-probabilities."""
+        chosen = self.scores(episodes).argmax(-1)
+        answers = torch.zeros(*episodes.query.shape, episodes.n_way)
+        for number, member in enumerate(self.members.values()):
+            is_chosen = chosen == number
+            if is_chosen.any():
+                answers[is_chosen] = member.log_probabilities(episodes)[is_chosen]
+        return answers
+
+    def adapt(self, domain: DomainData, support: Int[Tensor, " support"]) -> DomainModel:
+        """Adapt the learner that does best on this domain, as far as its labels and other domains tell."""
+        preference = self.preference(domain, support)
+        return self.members[max(preference, key=lambda kind: preference[kind])].adapt(domain, support)
+
+    def preference(self, domain: DomainData, support: Int[Tensor, " support"]) -> dict[str, float]:
+        """Return the share that each learner gets in the softmax of the scores."""
+        position = ranks(domain.labels[support].unsqueeze(0))[0]
+        some = support[position < MOST_LABELS]
+        shares = self.scores(as_episode(domain, some, some[:0])).softmax(-1)[0]
+        return dict(zip(self.members, shares.tolist(), strict=True))
+
+    def scores(self, episodes: EpisodeBatch) -> Float[Tensor, "batch learner"]:
+        """Return the score of every learner for the support of each episode."""
+        with torch.no_grad():
+            scores: Tensor = self.selector(describe(episodes), self._validated(episodes), _shots(episodes))
+        return scores
+
+    def _validated(self, episodes: EpisodeBatch) -> Float[Tensor, "batch learner 2"]:
+        return torch.stack([cross_validate(member, episodes) for member in self.members.values()], dim=1)
+
+    def config(self) -> dict[str, Any]:
+        """Return what rebuilds the learners."""
+        return {"kind": self.kind, "members": [member.config() for member in self.members.values()]}
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the numbers of every learner, by its kind, and those of the selector."""
+        parts = {**{kind: member.weights() for kind, member in self.members.items()}, "selector": self._stored()}
+        return {f"{part}/{name}": value for part, stored in parts.items() for name, value in stored.items()}
+
+    def restore(self, stored: Mapping[str, Tensor]) -> None:
+        """Take all numbers from what `weights` gave (KeyError, RuntimeError or ValueError if they do not fit)."""
+        for kind, member in self.members.items():
+            member.restore(_below(kind, stored))
+        selector = _below("selector", stored)
+        self.selector.load_state_dict({name: selector[name] for name in self.selector.state_dict()})
+
+    def _stored(self) -> dict[str, Tensor]:
+        return dict(self.selector.state_dict())
+
+
+def fit_selection(
+    members: Mapping[str, FusedLearner],
+    domains: Sequence[DomainData],
+    classes: tuple[str, ...],
+    config: TrainConfig,
+    report: Callable[[int, int], None] = lambda *_: None,
+) -> AutoLearner:
+    """Learn to choose among trained learners on episodes of `classes`, which none of them was trained on.
+
+    Shots, ways and the share of missing views vary, so that the choice can follow them.
+
+    Raises:
+        ModelError: there is no learner to choose from.
+    """
+    if not members:
+        raise ModelError("there is no learner to choose from. Train at least one.")
+    auto = AutoLearner(members, Selector(len(members)))
+    problems = _problems(domains, classes, config)
+    if len(members) == 1 or not problems:
+        return auto
+    described, validated, shots, accuracy = [], [], [], []
+    with torch.no_grad():
+        for number, episodes in enumerate(problems):
+            report(number, len(problems))
+            answers = [member.log_probabilities(episodes) for member in members.values()]
+            accuracy.append(torch.stack([accuracy_per_episode(a, episodes.query_labels) for a in answers], dim=1))
+            described.append(describe(episodes))
+            validated.append(auto._validated(episodes))
+            shots.append(_shots(episodes))
+    auto.selector.fit(torch.cat(described), torch.cat(validated), torch.cat(shots), torch.cat(accuracy))
+    return auto
+
+
+def choose_among(
+    members: Mapping[str, FusedLearner],
+    domains: Sequence[DomainData],
+    config: TrainConfig,
+    report: Callable[[int, int], None] = lambda *_: None,
+) -> tuple[AutoLearner, float]:
+    """Learn to choose among learners trained with `config`; returns the choice and its accuracy on validation classes.
+
+    Statistics are those of the other training classes while this is learned and measured, and of all afterwards.
+    """
+    split = split_classes(domains, config)
+    auto = AutoLearner(members, Selector(len(members)))
+    auto.fit_statistics(domains, (*split.folds[0], *split.folds[1]))
+    auto = fit_selection(members, domains, split.validation, config, report)
+    accuracy = validation_accuracy(auto, validation_episodes(domains, config))
+    auto.fit_statistics(domains, split.all)
+    return auto, accuracy
+
+
+def cross_validate(learner: FusedLearner, episodes: EpisodeBatch) -> Float[Tensor, "batch 2"]:
+    """Return accuracy and mean log-probability on held-out support items; zeros where no class has two items."""
+    found = torch.zeros(len(episodes), 2)
+    held_out = torch.zeros(len(episodes), 1)
+    for fold in leave_out(episodes):
+        is_asked = fold.query_labels >= 0
+        answers = learner.log_probabilities(fold)
+        right = (answers.argmax(-1) == fold.query_labels) & is_asked
+        picked = answers.gather(-1, fold.query_labels.clamp(min=0).unsqueeze(-1)).squeeze(-1).clamp(min=-5.0)
+        found += torch.stack([right.sum(1), (picked * is_asked).sum(1)], dim=1)
+        held_out += is_asked.sum(1, keepdim=True)
+    return found / held_out.clamp(min=1)
+
+
+def leave_out(episodes: EpisodeBatch, *, folds: int = FOLDS) -> list[EpisodeBatch]:
+    """Return the episodes of a stratified cross-validation on the support.
+
+    In fold f the items whose position within their class is f modulo the number of folds are queries; a class never
+    gives its last item away.
+    """
+    labels = episodes.support_labels
+    position = ranks(labels)
+    sizes = episodes.membership.sum(1).long().gather(1, labels.clamp(min=0))
+    count = min(folds, int(sizes.max()) if sizes.numel() else 0)
+    batches = []
+    for fold in range(count if count > 1 else 0):
+        is_held = (position % count == fold) & (labels >= 0) & (sizes > 1)
+        batches.append(
+            EpisodeBatch(
+                episodes.domain,
+                episodes.support,
+                labels.masked_fill(is_held, -1),
+                episodes.support,
+                labels.masked_fill(~is_held, -1),
+                episodes.n_way,
+            )
+        )
+    return batches
+
+
+def ranks(labels: Int[Tensor, "batch support"]) -> Int[Tensor, "batch support"]:
+    """Return how many earlier items have the same label."""
+    same = labels.unsqueeze(-1) == labels.unsqueeze(-2)
+    return same.tril(-1).sum(-1)
+
+
+def describe(episodes: EpisodeBatch) -> Float[Tensor, "batch statistic"]:
+    """Return what is known of a support set before any learner sees it.
+
+    That is the logarithms of shot, way and the number of views; the best and the mean gap between similarities within
+    and between classes over the views; the mean similarity between classes; and the share of views that items have.
+    """
+    grams = raw_grams(episodes)
+    gap, between, _ = separability(grams).unbind(-1)
+    same_for_all = torch.tensor([float(episodes.n_way), float(len(episodes.domain.views))]).log()
+    present = (episodes.presence(episodes.support) & (episodes.support_labels >= 0).unsqueeze(-1)).sum((1, 2))
+    share = present / (grams.is_real.sum(1) * len(episodes.domain.views)).clamp(min=1)
+    columns = [grams.shots.log(), *same_for_all.expand(len(episodes), 2).T]
+    return torch.stack([*columns, gap.amax(1), gap.mean(1), between.mean(1), share], dim=1)
+
+
+def _problems(domains: Sequence[DomainData], classes: tuple[str, ...], config: TrainConfig) -> list[EpisodeBatch]:
+    generator = torch.Generator().manual_seed(config.seed + 2)
+    batches = []
+    for round_number, (shot, hidden) in enumerate((shot, hidden) for shot in SHOTS for hidden in HIDDEN_SHARES):
+        able = [data for data in domains if len(EpisodeSampler(data, classes).usable_classes(shot + 1)) >= 2]
+        for data in (able[round_number % len(able) :] + able[: round_number % len(able)])[:3] if able else []:
+            sampler = EpisodeSampler(data.with_hidden_views(hidden, generator), classes)
+            n_way = min(config.n_way, len(sampler.usable_classes(shot + 1)))
+            batches.append(sampler.sample(EPISODES, n_way, shot, config.n_query, generator))
+    return batches
+
+
+def _shots(episodes: EpisodeBatch) -> Float[Tensor, " batch"]:
+    return episodes.membership.sum((1, 2)) / episodes.n_way
+
+
+def _below(part: str, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(f"{part}/"): value for name, value in stored.items() if name.startswith(f"{part}/")}
