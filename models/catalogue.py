@@ -13,6 +13,7 @@ from models.fused import EpisodeLoss, FusedLearner, FusedModel, query_cross_entr
 from models.learner import DomainModel, Prior
 from models.metric.mahalanobis import MahalanobisHead
 from models.metric.prototypical import PrototypicalHead
+from models.optimisation.learned_optimizer import LearnedOptimizerHead, unrolled_loss
 from models.optimisation.ridge import RidgeHead
 from models.selection import AutoLearner, Selector
 
@@ -36,6 +37,7 @@ CATALOGUE: dict[str, Entry] = {
     "metric": Entry("metric", PrototypicalHead),
     "mahalanobis": Entry("metric", MahalanobisHead),
     "ridge": Entry("optimisation", RidgeHead),
+    "learned_optimizer": Entry("optimisation", LearnedOptimizerHead, unrolled_loss),
 }
 
 LEARNERS: tuple[str, ...] = tuple(CATALOGUE)
