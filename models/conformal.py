@@ -2,13 +2,13 @@
 
 Vovk, Gammerman and Shafer, 2005, https://doi.org/10.1007/b106715. How strange a class is for an item is one minus its
 probability (Sadinle, Lei and Wasserman, 2019, https://doi.org/10.1080/01621459.2017.1395341): where probabilities are
-right, these are the smallest sets on average of all with the same coverage. The price is that they cover easy items more
-often than hard ones, and that an item for which no class is likely enough gets an empty set.
+right, no other sets with the same coverage are smaller on average. The price is that they cover easy items more often
+than hard ones, and that an item for which no class is likely enough gets an empty set.
 
 If the n calibration items and a new item are exchangeable, the new item's set holds its class with at least the stated
-probability, however bad the probabilities are; and with at most `1 / (n + 1)` more, if no two scores are equal. This is
-an average over items and over draws of the calibration items. Items of a domain that took no part in the calibration are
-not exchangeable with it: what their sets cover has to be measured.
+probability, however bad the probabilities are; and with at most `1 / (n + 1)` more, if no two scores are equal. This
+is an average over items and over draws of the calibration items. Items of a domain that took no part in the
+calibration are not exchangeable with it: what their sets cover has to be measured.
 """
 
 import math
