@@ -62,7 +62,20 @@ class ScoreConfig(Config):
     seed: int = Field(default=0, ge=0)
 
 
-class BenchmarkConfig(Config):
+class EpisodesConfig(Config):
+    """Which episodes learners are tested on, and how they are trained for that."""
+
+    holdout_fraction: float = Field(default=0.35, gt=0, lt=1, description="share of the common classes not trained on")
+    n_way: int = Field(default=5, ge=2)
+    shots: tuple[PositiveInt, ...] = Field(default=(1, 5), min_length=1)
+    n_query: int = Field(default=10, ge=1)
+    episodes: int = Field(default=600, ge=2, description="of every shot and test domain")
+    training: TrainConfig = Field(
+        default=TrainConfig(), description="ways and shots are lowered if the training classes are too few for them"
+    )
+
+
+class BenchmarkConfig(EpisodesConfig):
     """The evaluation protocol: unseen domains and unseen classes, the same episodes for every learner."""
 
     train: tuple[DomainName, ...] = Field(min_length=1)
@@ -71,12 +84,16 @@ class BenchmarkConfig(Config):
     holdout_classes: tuple[str, ...] = Field(
         default=(), description="classes in common to test on, instead of a drawn share"
     )
-    holdout_fraction: float = Field(default=0.35, gt=0, lt=1)
     split_seeds: tuple[int, ...] = (0,)
-    n_way: int = Field(default=5, ge=2)
-    shots: tuple[PositiveInt, ...] = Field(default=(1, 5), min_length=1)
-    n_query: int = Field(default=10, ge=1)
-    episodes: int = Field(default=600, ge=2)
-    training: TrainConfig = Field(
-        default=TrainConfig(), description="ways and shots are lowered if the training classes are too few for them"
+
+
+class TransferConfig(EpisodesConfig):
+    """What the other domains are worth to each domain, which is left out of training for that."""
+
+    domains: tuple[DomainName, ...] = Field(
+        default=(), description="left out one at a time, the rest of all labelled domains training; empty: each of them"
     )
+    learners: tuple[str, ...] = Field(default=("auto",), min_length=1)
+    episodes: int = Field(default=200, ge=2, description="of every shot and domain")
+    coverage: float = Field(default=0.9, gt=0, lt=1, description="share of sets that shall hold the right class")
+    split_seed: int = Field(default=0, ge=0, description="of the draw of classes that are not trained on")

@@ -1,7 +1,10 @@
 """What runs answer with; each is what `--json` prints."""
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from data_contracts.configs import TransferConfig
 from data_contracts.names import DomainName
 
 
@@ -161,3 +164,43 @@ class BenchmarkRow(Report):
     diff: float = Field(description="accuracy minus tuned_logreg's on the same episodes")
     diff_ci95: float
     cpu_s_per_1000: float = Field(description="CPU seconds per 1,000 episodes")
+
+
+class EpisodeScore(Report):
+    """How good one learner is over episodes."""
+
+    accuracy: float
+    ci95: float = Field(description="half-width of the 95 % interval over episodes")
+    nll: float = Field(description="mean negative log-likelihood of the queries, nats")
+    ece: float = Field(description="expected calibration error")
+
+
+class TransferRow(Report):
+    """What the other domains were worth to one domain, for one learner at one shot."""
+
+    domain: DomainName
+    shot: int
+    learner: str
+    unseen: Literal["domain and classes", "domain"] = Field(description="what training has not seen")
+    transferred: EpisodeScore = Field(description="trained on the other domains")
+    from_scratch: dict[str, EpisodeScore] = Field(description="learners that know the support alone, by name")
+    reference: str = Field(description="the one from scratch that is more accurate on these episodes")
+    gain: float = Field(description="accuracy minus that of the reference on the same episodes")
+    gain_ci95: float
+    is_negative: bool = Field(description="negative transfer: even the upper end of the gain's interval is below 0")
+    coverage: float = Field(description="share of queries whose set of classes holds theirs")
+    set_size: float = Field(description="mean number of classes in a set")
+
+
+class TransferReport(Report):
+    """What the other domains were worth to each domain."""
+
+    protocol: TransferConfig
+    rows: tuple[TransferRow, ...]
+    skipped: dict[str, str] = Field(description="domain to why it could not be tested")
+    seconds: float
+
+    @property
+    def alarms(self) -> tuple[TransferRow, ...]:
+        """Rows of domains that the others harmed."""
+        return tuple(row for row in self.rows if row.is_negative)

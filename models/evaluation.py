@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from data_contracts.configs import BenchmarkConfig
+from data_contracts.configs import BenchmarkConfig, EpisodesConfig
 from data_contracts.errors import EpisodeTooSmall
 from data_contracts.reports import BenchmarkRow
 from models.baselines import BestSingle, ConcatLogreg, tune_logreg
@@ -118,7 +118,7 @@ def held_out_classes(
 
 
 def draw_episodes(
-    domain: DomainData, classes: tuple[str, ...], shot: int, config: BenchmarkConfig, seed: int
+    domain: DomainData, classes: tuple[str, ...], shot: int, config: EpisodesConfig, seed: int
 ) -> EpisodeBatch:
     """Draw the episodes that every learner is tested on.
 
@@ -145,7 +145,7 @@ def run_protocol(
         classes = held_out_classes(
             training, test, fraction=config.holdout_fraction, seed=seed, chosen=config.holdout_classes
         )
-        _check_classes(test, classes, config)
+        check_classes(test, classes, config)
         learners = trained_learners(config, training, classes, report)
         for shot in config.shots:
             batches = [draw_episodes(domain, classes, shot, config, seed) for domain in test]
@@ -216,7 +216,12 @@ def averaged(rows: Sequence[BenchmarkRow], learner: str, shot: int) -> tuple[flo
     return mean, math.sqrt(sum(row.diff_ci95**2 for row in chosen)) / len(chosen)
 
 
-def _check_classes(test: Sequence[DomainData], classes: tuple[str, ...], config: BenchmarkConfig) -> None:
+def check_classes(test: Sequence[DomainData], classes: tuple[str, ...], config: EpisodesConfig) -> None:
+    """Check that every test domain has enough of the given classes for episodes of every shot.
+
+    Raises:
+        EpisodeTooSmall: one has not.
+    """
     for domain in test:
         for shot in config.shots:
             able = set(large_classes(domain, shot + MIN_QUERY)) & set(classes)

@@ -84,14 +84,14 @@ def fit_to_data(config: TrainConfig, domains: Sequence[DomainData]) -> TrainConf
         shots = tuple(shot for shot in shots if shot < max(shots))
     most = max(2, min(config.n_way, _usable(domains, max(shots)) // 3))
     fitted = [config.model_copy(update={"shots": shots, "n_way": n_way}) for n_way in range(most, 1, -1)]
-    return next((candidate for candidate in fitted if _can_draw(domains, candidate)), fitted[-1])
+    return next((candidate for candidate in fitted if can_draw(domains, candidate)), fitted[-1])
 
 
 def _usable(domains: Sequence[DomainData], shot: int) -> int:
     return len({name for data in domains for name in large_classes(data, shot + 1)})
 
 
-def _can_draw(domains: Sequence[DomainData], config: TrainConfig) -> bool:
+def can_draw(domains: Sequence[DomainData], config: TrainConfig) -> bool:
     """Say whether both folds give episodes of every shot, and the validation classes episodes of some."""
     try:
         split = split_classes(domains, config)
