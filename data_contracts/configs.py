@@ -33,7 +33,9 @@ class MetaTrainConfig(Config):
     domains: tuple[DomainName, ...] = Field(default=(), description="empty: every domain that has labels")
     exclude_classes: tuple[str, ...] = Field(default=(), description="classes kept out of training, for honest tests")
     learners: tuple[str, ...] = Field(
-        default=("auto",), min_length=1, description="auto trains several and registers them with a choice per domain"
+        default=("auto",),
+        min_length=1,
+        description="all: every one and auto; with auto, all are registered with a choice per domain, else the best is",
     )
     train: TrainConfig = TrainConfig()
     tolerance: float = Field(default=0.01, ge=0, description="accuracy a new prior may lose against the champion")
@@ -44,7 +46,7 @@ class AdaptConfig(Config):
 
     shots: int | None = Field(default=None, ge=1, description="labels per class to use; None: all but the test share")
     classes: tuple[str, ...] = Field(default=(), description="empty: every class with enough labels")
-    learner: str = Field(default="auto", description="auto: the one that does best on this domain")
+    learner: str = Field(default="auto", description="auto: the one that is expected to do best on this domain")
     prior: str = Field(default="champion", description="alias or version of metafuse.prior")
     test_fraction: float = Field(default=0.3, gt=0, lt=1, description="labels kept for evaluation if shots is None")
     min_gain: float = Field(default=0.0, ge=0, description="accuracy the challenger must add to be promoted")
@@ -80,7 +82,7 @@ class BenchmarkConfig(EpisodesConfig):
 
     train: tuple[DomainName, ...] = Field(min_length=1)
     test: tuple[DomainName, ...] = Field(min_length=1)
-    learners: tuple[str, ...] = ("auto",)
+    learners: tuple[str, ...] = Field(default=("metric", "auto"), min_length=1, description="beside the baselines")
     holdout_classes: tuple[str, ...] = Field(
         default=(), description="classes in common to test on, instead of a drawn share"
     )

@@ -18,6 +18,8 @@ from models.optimisation.ridge import RidgeHead
 from models.selection import AutoLearner, Selector
 
 AUTO = AutoLearner.kind
+ALL = "all"
+"""Stands for every learner and `auto` where learners are asked for."""
 
 Family = Literal["metric", "optimisation", "generation", "fusion"]
 
@@ -44,7 +46,30 @@ LEARNERS: tuple[str, ...] = tuple(CATALOGUE)
 """What the outer loop trains, by the names of the command line and of reports."""
 
 AUTO_MEMBERS: tuple[str, ...] = ("metric",)
-"""Learners that `auto` trains and chooses from unless told otherwise."""
+"""Learners that `auto` chooses from, whichever others are trained beside it."""
+
+
+def named_learners(asked: Sequence[str]) -> tuple[str, ...]:
+    """Return the learners asked for, each once; `all` becomes every learner and `auto`.
+
+    Raises:
+        ModelError: there is no learner of such a name, or none is named.
+    """
+    if not asked:
+        raise ModelError(f"no learner is named; choose from {', '.join((*LEARNERS, AUTO))}, or {ALL}.")
+    named = [one for kind in asked for one in ((*LEARNERS, AUTO) if kind == ALL else (check_learner(kind),))]
+    return tuple(dict.fromkeys(named))
+
+
+def check_learner(kind: str) -> str:
+    """Return the name of a learner or `auto`.
+
+    Raises:
+        ModelError: there is no learner of that name.
+    """
+    if kind not in (*LEARNERS, AUTO):
+        raise _unknown(kind)
+    return kind
 
 
 def auto_members(asked: Sequence[str]) -> tuple[str, ...]:
@@ -60,7 +85,7 @@ def build_learner(kind: str) -> FusedLearner:
         ModelError: there is no learner of that kind.
     """
     if kind not in CATALOGUE:
-        raise ModelError(f"there is no learner {kind!r}; choose from {', '.join((*LEARNERS, AUTO))}.", learner=kind)
+        raise _unknown(kind)
     entry = CATALOGUE[kind]
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
@@ -94,6 +119,10 @@ def load_domain_model(config: Mapping[str, Any], weights: Mapping[str, Tensor]) 
     learner = _listed(config)
     with _refusing(learner.kind):
         return FusedModel.load(learner, config, weights)
+
+
+def _unknown(kind: str) -> ModelError:
+    return ModelError(f"there is no learner {kind!r}; choose from {', '.join((*LEARNERS, AUTO))}.", learner=kind)
 
 
 def _listed(config: Mapping[str, Any]) -> FusedLearner:

@@ -17,7 +17,7 @@ from data_contracts.configs import BenchmarkConfig, EpisodesConfig
 from data_contracts.errors import EpisodeTooSmall
 from data_contracts.reports import BenchmarkRow
 from models.baselines import BestSingle, ConcatLogreg, tune_logreg
-from models.catalogue import AUTO, AUTO_MEMBERS, auto_members, build_learner
+from models.catalogue import AUTO, AUTO_MEMBERS, auto_members, build_learner, named_learners
 from models.episodes import EpisodeBatch, EpisodeSampler
 from models.features import DomainData
 from models.metrics import accuracy_per_episode, estimate, expected_calibration_error
@@ -138,7 +138,9 @@ def run_protocol(
 
     Raises:
         EpisodeTooSmall: too few classes are left to train or test on.
+        ModelError: there is no such learner.
     """
+    config = config.model_copy(update={"learners": named_learners(config.learners)})
     training, test = [domains[name] for name in config.train], [domains[name] for name in config.test]
     rows = []
     for seed in config.split_seeds if not config.holdout_classes else (0,):

@@ -21,7 +21,7 @@ from data_contracts.contract import Contract
 from data_contracts.errors import EpisodeTooSmall, ModelError, ModelRefused, UnknownModel
 from data_contracts.reports import AdaptOutcome, ModelRef, Score
 from models.baselines import BestSingle, ConcatLogreg, TunedLogreg
-from models.catalogue import AUTO
+from models.catalogue import AUTO, check_learner
 from models.episodes import as_episode
 from models.evaluation import compare
 from models.features import DomainData
@@ -80,6 +80,7 @@ def adapt_to_domain(lake: Lake, domain: str, config: AdaptConfig) -> AdaptOutcom
 
     Raises:
         UnknownDomain: the domain is not in the lake.
+        ModelError: there is no such learner, or the prior has it not.
         UnknownModel: there is no such prior.
         EpisodeTooSmall: a class has too few labels, or none are left to judge on.
     """
@@ -115,6 +116,7 @@ def measure_baselines(split: LabelSplit, tuned: TunedLogreg) -> dict[str, Score]
 
 
 def _ask(lake: Lake, domain: str, config: AdaptConfig) -> Question:
+    check_learner(config.learner)
     data = load_domain(lake, domain)
     split = split_labels(data, config).with_at_most(MAX_TESTED)
     if len(split.test) == 0:
@@ -148,8 +150,7 @@ def _learner(prior: Prior, asked: str, ref: ModelRef) -> Prior:
     if asked not in learners:
         raise ModelError(
             f"version {ref.version} of the prior has the learners {', '.join(learners)}, but {asked!r} was asked for. "
-            f"Ask for --learner {next(iter(learners))}, or meta-train a prior with it: metafuse meta-train --learners "
-            f"{asked}.",
+            f"Ask for one of these, or meta-train a prior with it: metafuse meta-train --learners {AUTO},{asked}.",
             found=tuple(learners),
             needed=asked,
         )

@@ -21,7 +21,7 @@ from data_contracts.errors import EpisodeTooSmall, ModelRefused, UnknownModel
 from data_contracts.reports import ModelRef, TrainReport
 from data_contracts.settings import get_settings
 from models.baselines import tune_logreg
-from models.catalogue import AUTO, auto_members, build_learner
+from models.catalogue import AUTO, auto_members, build_learner, named_learners
 from models.features import DomainData
 from models.fused import FusedLearner
 from models.learner import Prior
@@ -70,9 +70,11 @@ def meta_train_prior(lake: Lake, config: MetaTrainConfig) -> TrainReport:
 
     Raises:
         EpisodeTooSmall: the domains have too few classes or labels.
+        ModelError: there is no such learner.
         UnknownDomain: a domain in `config` is not in the lake, or no domain is.
     """
     started = time.perf_counter()
+    config = config.model_copy(update={"learners": named_learners(config.learners)})
     domains = load_training_domains(lake, config)
     fitted = fit_to_data(config.train, domains)
     key = fingerprint(domains, "prior", config.learners, fitted.model_dump())

@@ -24,7 +24,14 @@ from models.features import DomainData, ViewSpec
 
 TRAINING = TrainConfig(steps=2, n_way=2, n_query=4, shots=(1, 2), meta_batch=2, validate_every=1)
 CONFIG = BenchmarkConfig(
-    train=("first", "second"), test=("strange",), n_way=2, shots=(1, 2), n_query=6, episodes=20, training=TRAINING
+    train=("first", "second"),
+    test=("strange",),
+    learners=("metric",),
+    n_way=2,
+    shots=(1, 2),
+    n_query=6,
+    episodes=20,
+    training=TRAINING,
 )
 SPOKEN = ViewSpec("spoken", "audio", "waves-1", 10)
 
@@ -81,12 +88,17 @@ def test_labels_of_held_out_classes_do_not_reach_the_learners(domains):
 
 
 def test_protocol_gives_a_row_for_each_learner_shot_and_split(domains):
-    rows = run_protocol(CONFIG.model_copy(update={"split_seeds": (0, 1)}), domains)
+    config = CONFIG.model_copy(update={"split_seeds": (0, 1), "learners": ("metric", "auto")})
+    rows = run_protocol(config, domains)
     found = [(row.split_seed, row.shot, row.learner) for row in rows]
-    learners = ("best_single", "concat_logreg", "tuned_logreg", "metric")
+    learners = ("best_single", "concat_logreg", "tuned_logreg", "metric", "auto")
     assert found == [(seed, shot, name) for seed in (0, 1) for shot in (1, 2) for name in learners]
     assert all(row.diff == row.diff_ci95 == 0 for row in rows if row.learner == "tuned_logreg")
     assert all(0.5 < row.accuracy <= 1 and row.nll > 0 and 0 <= row.ece <= 1 for row in rows)
+
+
+def test_learners_that_are_always_compared_are_named_by_default():
+    assert {"metric", "auto"} <= set(BenchmarkConfig(train=("first",), test=("strange",)).learners)
 
 
 def test_protocol_gives_the_same_answer_twice(domains):

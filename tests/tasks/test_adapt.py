@@ -170,7 +170,12 @@ def test_no_labels_left_to_judge_on_is_refused(lake):
 
 
 def test_learner_that_is_not_the_priors_is_refused(lake):
-    with pytest.raises(ModelError, match="is a 'metric' learner, but 'other' was asked for"):
+    with pytest.raises(ModelError, match="has the learners metric, but 'ridge' was asked for"):
+        adapt_to_domain(lake, "two", AdaptConfig(shots=2, learner="ridge"))
+
+
+def test_learner_that_there_is_not_is_refused_with_those_there_are(lake):
+    with pytest.raises(ModelError, match=r"no learner 'other'; choose from metric, .*, auto"):
         adapt_to_domain(lake, "two", AdaptConfig(shots=2, learner="other"))
 
 

@@ -4,7 +4,7 @@ import torch
 from learning_lake import add_domain
 
 from data_contracts.configs import MetaTrainConfig, TrainConfig
-from data_contracts.errors import EpisodeTooSmall, UnknownDomain
+from data_contracts.errors import EpisodeTooSmall, ModelError, UnknownDomain
 from data_contracts.settings import get_settings
 from tasks import progress, registry, train
 from tasks.lake import Lake, open_lake
@@ -32,7 +32,7 @@ def test_prior_is_registered_with_its_lineage_and_becomes_champion(lake):
     assert report.classes == 8
     assert report.validation_accuracy >= report.untrained_accuracy
     learner, ref = registry.load_prior()
-    assert learner.kind == "metric"
+    assert learner.kind == report.learner == "auto"
     assert ref.tags["lake.items_one"] == str(lake.version("items_one"))
     assert ref.tags["labels"] == "96"
     run = mlflow.MlflowClient().get_run(mlflow.MlflowClient().get_model_version(ref.name, ref.version).run_id)
@@ -111,6 +111,11 @@ def test_domain_without_labels_left_is_refused(lake):
     excluded = tuple(f"class-{number:02d}" for number in range(8))
     with pytest.raises(EpisodeTooSmall, match="none of the domains one has labelled items"):
         meta_train_prior(lake, MetaTrainConfig(domains=("one",), exclude_classes=excluded))
+
+
+def test_unknown_learner_is_refused_before_anything_is_read(lake):
+    with pytest.raises(ModelError, match=r"no learner 'oracle'; choose from metric, .*, auto"):
+        meta_train_prior(lake, MetaTrainConfig(domains=("nowhere",), learners=("metric", "oracle")))
 
 
 def test_unknown_domain_is_named(lake):
