@@ -13,7 +13,7 @@ def compare_on_episodes(config: BenchmarkConfig) -> list[dict[str, Any]]:
 
     The rows are kept in the home's cache under a key made from the prior, the data and `config`.
     """
-    from models.baselines import BestSingle, ConcatLogreg, TunedLogreg
+    from models.baselines import TunedLogreg, reference_learners
     from tasks import registry
     from tasks.features import load_domain
     from tasks.lake import open_lake
@@ -28,8 +28,7 @@ def compare_on_episodes(config: BenchmarkConfig) -> list[dict[str, Any]]:
         return kept
     package = registry.read_package(ref)
     tuned = TunedLogreg.load(package.context["tuned_logreg"])
-    learners = {learner.kind: learner for learner in (BestSingle(), ConcatLogreg(), tuned)}
-    rows = _rows(config, domains, {**learners, "metric": registry.build_prior(package, ref)})
+    rows = _rows(config, domains, {**reference_learners(tuned), "metric": registry.build_prior(package, ref)})
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(rows), encoding="utf-8")
     partial.replace(path)

@@ -86,6 +86,11 @@ class TunedLogreg:
         return cls({int(shot): Tuning(**tuning) for shot, tuning in config.items()})
 
 
+def reference_learners(tuned: TunedLogreg) -> dict[str, BestSingle | ConcatLogreg | TunedLogreg]:
+    """Return the three by name, in the order in which they are shown."""
+    return {learner.kind: learner for learner in (BestSingle(), ConcatLogreg(), tuned)}
+
+
 def tune_logreg(domains: Sequence[DomainData], classes: tuple[str, ...], config: TrainConfig) -> TunedLogreg:
     """Choose weights, then the penalty, by accuracy on episodes of the training domains, for each shot they can draw.
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from data_contracts.configs import BenchmarkConfig, EpisodesConfig
 from data_contracts.errors import EpisodeTooSmall
 from data_contracts.reports import BenchmarkRow
-from models.baselines import BestSingle, ConcatLogreg, tune_logreg
+from models.baselines import BestSingle, TunedLogreg, reference_learners, tune_logreg
 from models.catalogue import AUTO, AUTO_MEMBERS, auto_members, build_learner, named_learners
 from models.episodes import EpisodeBatch, EpisodeSampler
 from models.features import DomainData
@@ -27,7 +27,7 @@ from models.training import fit_to_data, large_classes, train
 MIN_QUERY = 5
 """A class needs this many items besides its support to take part in a test."""
 
-REFERENCE = "tuned_logreg"
+REFERENCE = TunedLogreg.kind
 EPISODES_AT_ONCE = 200
 
 Report = Callable[[int, int, str], None]
@@ -167,11 +167,8 @@ def trained_learners(
     classes = tuple(sorted({name for domain in seen for name in domain.classes}))
     fitted = fit_to_data(config.training, seen)
     report(0, 0, f"tune {REFERENCE}")
-    learners: dict[str, EpisodeLearner] = {
-        "best_single": BestSingle(),
-        "concat_logreg": ConcatLogreg(),
-        REFERENCE: tune_logreg(seen, classes, fitted.model_copy(update={"shots": config.training.shots})),
-    }
+    tuned = tune_logreg(seen, classes, fitted.model_copy(update={"shots": config.training.shots}))
+    learners: dict[str, EpisodeLearner] = {**reference_learners(tuned)}
     trained = {}
     for name in auto_members(config.learners):
         trained[name] = build_learner(name)

@@ -20,7 +20,7 @@ from data_contracts.configs import AdaptConfig
 from data_contracts.contract import Contract
 from data_contracts.errors import EpisodeTooSmall, ModelError, ModelRefused, UnknownModel
 from data_contracts.reports import AdaptOutcome, ModelRef, Score
-from models.baselines import BestSingle, ConcatLogreg, TunedLogreg
+from models.baselines import TunedLogreg, reference_learners
 from models.catalogue import AUTO, check_learner
 from models.episodes import as_episode
 from models.evaluation import compare
@@ -63,6 +63,11 @@ class Question:
         return self.split.data.domain
 
     @property
+    def model(self) -> str:
+        """The registered model's name."""
+        return registry.model_name(self.domain)
+
+    @property
     def key(self) -> str:
         """Digest of what the answer depends on."""
         data, config = self.split.data, self.config.model_dump(exclude={"prior", "min_gain"})
@@ -89,8 +94,8 @@ def adapt_to_domain(lake: Lake, domain: str, config: AdaptConfig) -> AdaptOutcom
     ref, is_new = once(
         lake,
         f"adapt/{domain}/{question.key}",
-        find=lambda: _finished(question),
-        work=lambda: _judge(_registered(question) or _adapt_and_register(lake, question), question),
+        find=lambda: registry.find_judged(question.model, question.key),
+        work=lambda: _judge(_registered(lake, question), question),
     )
     return _outcome(ref, question, is_new, time.perf_counter() - started)
 
@@ -111,8 +116,8 @@ def measure(probabilities: Float[Tensor, "item way"], labels: Tensor) -> Score:
 def measure_baselines(split: LabelSplit, tuned: TunedLogreg) -> dict[str, Score]:
     """Return how good the reference classifiers are from the same support on the same test items."""
     episode = as_episode(split.data, split.support, split.test)
-    learners = {learner.kind: learner for learner in (BestSingle(), ConcatLogreg(), tuned)}
-    return {name: measure(found.probabilities, found.labels) for name, found in compare(learners, episode).items()}
+    answers = compare(reference_learners(tuned), episode)
+    return {name: measure(found.probabilities, found.labels) for name, found in answers.items()}
 
 
 def _ask(lake: Lake, domain: str, config: AdaptConfig) -> Question:
@@ -157,13 +162,8 @@ def _learner(prior: Prior, asked: str, ref: ModelRef) -> Prior:
     return learners[asked]
 
 
-def _registered(question: Question) -> ModelRef | None:
-    return registry.find_by_key(registry.model_name(question.domain), question.key)
-
-
-def _finished(question: Question) -> ModelRef | None:
-    found = _registered(question)
-    return found if found is not None and registry.DECISION_TAG in found.tags else None
+def _registered(lake: Lake, question: Question) -> ModelRef:
+    return registry.find_by_key(question.model, question.key) or _adapt_and_register(lake, question)
 
 
 def _adapt_and_register(lake: Lake, question: Question) -> ModelRef:

@@ -153,6 +153,12 @@ def find_by_key(name: str, key: str) -> ModelRef | None:
     return min(map(_as_ref, found), key=lambda ref: int(ref.version)) if found else None
 
 
+def find_judged(name: str, key: str) -> ModelRef | None:
+    """Return the version of `name` made from what `key` digests if the gate has judged it."""
+    found = find_by_key(name, key)
+    return found if found is not None and DECISION_TAG in found.tags else None
+
+
 def alias_of(ref: ModelRef) -> str | None:
     """Return the alias a version has now, the foremost if it has several, None if it has none."""
     client = connect()

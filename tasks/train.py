@@ -81,7 +81,7 @@ def meta_train_prior(lake: Lake, config: MetaTrainConfig) -> TrainReport:
     ref, is_new = once(
         lake,
         f"prior/{key}",
-        find=lambda: _finished(key),
+        find=lambda: registry.find_judged(registry.PRIOR, key),
         work=lambda: _train_and_register(domains, config, fitted, key),
         lease_s=1800,
     )
@@ -149,12 +149,6 @@ def _single_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _finished(key: str) -> ModelRef | None:
-    """Return the version made from `key` if the gate has judged it."""
-    found = registry.find_by_key(registry.PRIOR, key)
-    return found if found is not None and registry.DECISION_TAG in found.tags else None
 
 
 def _train_and_register(

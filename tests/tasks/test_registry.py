@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from data_contracts.errors import ContractInvalid, ModelRefused, ServiceUnavailable, UnknownModel
 from tasks import registry
 from tasks.lake import open_lake
-from tasks.registry import Package, find_by_key, load_prior, model_name, read_package, resolve, set_alias
+from tasks.registry import Package, find_by_key, find_judged, load_prior, model_name, read_package, resolve, set_alias
 from tasks.tracking import tracked_run
 
 
@@ -59,6 +59,13 @@ def test_version_is_found_by_alias_by_number_and_by_what_it_was_made_from(prior:
     assert resolve(prior.name, "1").version == resolve(prior.name, "champion").version == by_key.version
     assert find_by_key(prior.name, "other") is None
     assert find_by_key("metafuse.nobody", "abc") is None
+
+
+def test_version_is_finished_once_the_gate_has_judged_it(prior: registry.ModelRef):
+    assert find_judged(prior.name, "abc") is None
+    registry.tag(prior, {registry.DECISION_TAG: "hold"})
+    assert find_judged(prior.name, "abc") == find_by_key(prior.name, "abc")
+    assert find_judged(prior.name, "other") is None
 
 
 @pytest.mark.parametrize(
