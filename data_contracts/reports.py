@@ -92,6 +92,10 @@ class AdaptReport(Report):
     ci95: float = Field(description="half-width of the 95 % interval")
     labels: int = Field(description="labelled items the model was adapted from")
     prior_version: str
+    learner: str = Field(description="the one that was adapted")
+    preference: dict[str, float] = Field(
+        description="share of each learner that auto chose from; empty: the learner was asked for by name"
+    )
     views: dict[str, float] = Field(description="share of the decision each view carried")
     seconds: float
 

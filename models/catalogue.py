@@ -101,8 +101,8 @@ def load_prior(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Prio
     learner: FusedLearner | AutoLearner
     if config.get("kind") == AUTO:
         with _refusing(AUTO):
-            members = [_listed(member) for member in config["members"]]
-            learner = AutoLearner({member.kind: member for member in members}, Selector(len(members)))
+            members, others = (_all_listed(config[part]) for part in ("members", "others"))
+            learner = AutoLearner(members, Selector(len(members)), others)
     else:
         learner = _listed(config)
     with _refusing(learner.kind):
@@ -119,6 +119,10 @@ def load_domain_model(config: Mapping[str, Any], weights: Mapping[str, Tensor]) 
     learner = _listed(config)
     with _refusing(learner.kind):
         return FusedModel.load(learner, config, weights)
+
+
+def _all_listed(configs: Sequence[Mapping[str, Any]]) -> dict[str, FusedLearner]:
+    return {learner.kind: learner for learner in map(_listed, configs)}
 
 
 def _unknown(kind: str) -> ModelError:

@@ -17,7 +17,7 @@ from data_contracts.configs import BenchmarkConfig, EpisodesConfig
 from data_contracts.errors import EpisodeTooSmall
 from data_contracts.reports import BenchmarkRow
 from models.baselines import BestSingle, TunedLogreg, reference_learners, tune_logreg
-from models.catalogue import AUTO, AUTO_MEMBERS, auto_members, build_learner, named_learners
+from models.catalogue import AUTO, auto_members, build_learner, named_learners
 from models.episodes import EpisodeBatch, EpisodeSampler
 from models.features import DomainData
 from models.metrics import accuracy_per_episode, estimate, expected_calibration_error
@@ -177,7 +177,7 @@ def trained_learners(
     learners |= {name: trained[name] for name in config.learners if name != AUTO}
     if AUTO in config.learners:
         report(0, 0, "learn to choose")
-        learners[AUTO], _ = choose_among({name: trained[name] for name in AUTO_MEMBERS}, seen, fitted)
+        learners[AUTO], _ = choose_among({name: trained[name] for name in auto_members((AUTO,))}, seen, fitted)
     return learners
 
 

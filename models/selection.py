@@ -6,6 +6,7 @@ be held out and the second decides alone; how much the first counts beyond that 
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -82,18 +83,32 @@ class Selector(nn.Module):
 
 
 class AutoLearner:
-    """Several trained learners and what chooses among them: `auto`."""
+    """Several trained learners and what chooses among them: `auto`.
+
+    `others` were trained beside them. They are stored too, to be adapted by name, and never chosen.
+    """
 
     kind = "auto"
 
-    def __init__(self, members: Mapping[str, FusedLearner], selector: Selector) -> None:
+    def __init__(
+        self,
+        members: Mapping[str, FusedLearner],
+        selector: Selector,
+        others: Mapping[str, FusedLearner] = MappingProxyType({}),
+    ) -> None:
         self.members = dict(members)
         self.selector = selector
+        self.others = dict(others)
+
+    @property
+    def learners(self) -> dict[str, FusedLearner]:
+        """All that are stored."""
+        return {**self.members, **self.others}
 
     def fit_statistics(self, domains: Sequence[DomainData], classes: tuple[str, ...]) -> None:
         """Fit what needs no gradient, for every learner."""
-        for member in self.members.values():
-            member.fit_statistics(domains, classes)
+        for learner in self.learners.values():
+            learner.fit_statistics(domains, classes)
 
     def log_probabilities(self, episodes: EpisodeBatch) -> Float[Tensor, "batch query way"]:
         """Choose a learner for each episode by its support and return that learner's log-probabilities."""
@@ -107,8 +122,12 @@ class AutoLearner:
 
     def adapt(self, domain: DomainData, support: Int[Tensor, " support"]) -> DomainModel:
         """Adapt the learner that does best on this domain, as far as its labels and other domains tell."""
+        return self.choose(domain, support)[0].adapt(domain, support)
+
+    def choose(self, domain: DomainData, support: Int[Tensor, " support"]) -> tuple[FusedLearner, dict[str, float]]:
+        """Return the learner with the largest share, and the shares."""
         preference = self.preference(domain, support)
-        return self.members[max(preference, key=lambda kind: preference[kind])].adapt(domain, support)
+        return self.members[max(preference, key=lambda kind: preference[kind])], preference
 
     def preference(self, domain: DomainData, support: Int[Tensor, " support"]) -> dict[str, float]:
         """Return the share that each learner gets in the softmax of the scores."""
@@ -128,17 +147,20 @@ class AutoLearner:
 
     def config(self) -> dict[str, Any]:
         """Return what rebuilds the learners."""
-        return {"kind": self.kind, "members": [member.config() for member in self.members.values()]}
+        parts = {"members": self.members, "others": self.others}
+        return {"kind": self.kind} | {
+            part: [learner.config() for learner in learners.values()] for part, learners in parts.items()
+        }
 
     def weights(self) -> dict[str, Tensor]:
         """Return the numbers of every learner, by its kind, and those of the selector."""
-        parts = {**{kind: member.weights() for kind, member in self.members.items()}, "selector": self._stored()}
+        parts = {**{kind: learner.weights() for kind, learner in self.learners.items()}, "selector": self._stored()}
         return {f"{part}/{name}": value for part, stored in parts.items() for name, value in stored.items()}
 
     def restore(self, stored: Mapping[str, Tensor]) -> None:
         """Take all numbers from what `weights` gave (KeyError, RuntimeError or ValueError if they do not fit)."""
-        for kind, member in self.members.items():
-            member.restore(_below(kind, stored))
+        for kind, learner in self.learners.items():
+            learner.restore(_below(kind, stored))
         selector = _below("selector", stored)
         self.selector.load_state_dict({name: selector[name] for name in self.selector.state_dict()})
 

@@ -149,7 +149,7 @@ def _learner(prior: Prior, asked: str, ref: ModelRef) -> Prior:
     Raises:
         ModelError: the prior has no such learner.
     """
-    learners = prior.members if isinstance(prior, AutoLearner) else {prior.kind: prior}
+    learners = prior.learners if isinstance(prior, AutoLearner) else {prior.kind: prior}
     if asked == AUTO:
         return prior
     if asked not in learners:
@@ -177,7 +177,8 @@ def _adapt_and_register(lake: Lake, question: Question) -> ModelRef:
     }
     with tracked_run("adapt", f"adapt {domain}", question.config.model_dump(mode="json"), tags) as run:
         started = time.perf_counter()
-        model = question.prior.adapt(split.data, split.support)
+        learner, preference = _choose(question.prior, split)
+        model = learner.adapt(split.data, split.support)
         seconds = time.perf_counter() - started
         test, labels = split.data.take(split.test), split.data.labels[split.test]
         measured = measure(model.predict(test), labels)
@@ -185,14 +186,21 @@ def _adapt_and_register(lake: Lake, question: Question) -> ModelRef:
         facts = {
             "score": measured.model_dump_json(),
             "baselines": json.dumps({name: found.model_dump() for name, found in baselines.items()}),
+            "learner": learner.kind,
+            "preference": json.dumps(preference),
             "views": json.dumps(model.view_weights),
             "tested": str(len(labels)),
             "seconds_adapting": f"{seconds:.4f}",
         }
         _log(run, measured, baselines, seconds)
-        card = _card(question, measured, baselines, model)
+        card = _card(question, measured, baselines, model, preference)
         context = _context(lake, question)
         return registry.save_domain_model(domain, model, card=card, tags={**tags, **facts}, context=context)
+
+
+def _choose(prior: Prior, split: LabelSplit) -> tuple[Prior, dict[str, float]]:
+    """Return the learner to adapt, and with `auto` the shares by which it was chosen."""
+    return prior.choose(split.data, split.support) if isinstance(prior, AutoLearner) else (prior, {})
 
 
 def _judge(ref: ModelRef, question: Question) -> ModelRef:
@@ -253,6 +261,8 @@ def _outcome(ref: ModelRef, question: Question, is_new: bool, seconds: float) ->
         alias=registry.alias_of(ref),
         labels=int(tags["labels"]),
         prior_version=tags["prior_version"],
+        learner=tags["learner"],
+        preference=json.loads(tags["preference"]),
         views=json.loads(tags["views"]),
         seconds=seconds,
         tested=int(tags["tested"]),
@@ -283,13 +293,19 @@ def accuracy_figure(scores: Mapping[str, Score]) -> Any:
     return figure
 
 
-def _card(question: Question, measured: Score, baselines: Mapping[str, Score], model: DomainModel) -> str:
+def _card(
+    question: Question,
+    measured: Score,
+    baselines: Mapping[str, Score],
+    model: DomainModel,
+    preference: Mapping[str, float],
+) -> str:
     split = question.split
     rows = "\n".join(
         f"| {name} | {100 * found.accuracy:.1f} ± {100 * found.ci95:.1f} | {found.nll:.3f} | {found.ece:.3f} |"
         for name, found in {"this model": measured, **baselines}.items()
     )
-    views = ", ".join(f"{name} {100 * share:.0f} %" for name, share in model.view_weights.items())
+    why = f"`auto` chose this learner: {_shares(preference)}" if preference else "This learner was asked for by name"
     return f"""# Model of {question.domain}
 
 A `{model.kind}` model, adapted from version {question.prior_ref.version} of the prior with {len(split.support)}
@@ -299,7 +315,13 @@ labelled items of {len(model.classes)} classes. Judged on {len(split.test)} labe
 |---|---|---|---|
 {rows}
 
-What carries its decisions: {views}.
+{why}. What carries its decisions: {_shares(model.view_weights)}.
 
 Classes: {", ".join(model.classes)}.
 """
+
+
+def _shares(shares: Mapping[str, float]) -> str:
+    """Return shares in percent, the largest first."""
+    ranked = sorted(shares.items(), key=lambda share: -share[1])
+    return ", ".join(f"{name} {100 * share:.0f} %" for name, share in ranked)

@@ -46,12 +46,16 @@ def adaptation_table(outcome: Mapping[str, Any]) -> str:
         (name, f"{_pct(found['accuracy'])} ± {_pct(found['ci95'])}", f"{found['nll']:.3f}", f"{found['ece']:.3f}")
         for name, found in ranked
     ]
-    views = [(name, _pct(share)) for name, share in outcome["views"].items()]
+    views, learners = (
+        [(name, _pct(share)) for name, share in outcome[shares].items()] for shares in ("views", "preference")
+    )
     return "\n\n".join(
         [
             f"# {outcome['domain']}",
             f"{outcome['labels']} labels to adapt from, {outcome['tested']} to judge on. {outcome['why']}.",
-            _table(("learner", "accuracy, %", "NLL", "ECE"), rows),
+            _table(("model", "accuracy, %", "NLL", "ECE"), rows),
+            f"Learner: `{outcome['learner']}`, " + ("which `auto` chose." if learners else "asked for by name."),
+            *([_table(("learner", "share in the choice, %"), learners)] if learners else []),
             _table(("view", "share of the decision, %"), views),
         ]
     )

@@ -25,7 +25,7 @@ from models.catalogue import AUTO, auto_members, build_learner, named_learners
 from models.features import DomainData
 from models.fused import FusedLearner
 from models.learner import Prior
-from models.selection import choose_among
+from models.selection import AutoLearner, choose_among
 from models.training import fit_to_data, split_classes, validation_accuracy, validation_episodes
 from models.training import train as train_steps
 from tasks import progress, registry
@@ -189,10 +189,12 @@ def _prior(
 ) -> tuple[Prior, float]:
     """Return what is registered, and its accuracy on validation classes: all learners and a choice, or the best one."""
     if AUTO in config.learners:
-        members = {kind: run.learner for kind, run in runs.items()}
-        return choose_among(
+        learners = {kind: run.learner for kind, run in runs.items()}
+        members = {kind: learners.pop(kind) for kind in auto_members((AUTO,))}
+        auto, accuracy = choose_among(
             members, domains, fitted, lambda done, total: progress.report(done, total, "learn to choose")
         )
+        return AutoLearner(auto.members, auto.selector, learners), accuracy
     best = runs[max(runs, key=lambda kind: runs[kind].accuracy)].learner
     accuracy = _unseen_accuracy(best, domains, fitted)
     best.fit_statistics(domains, split_classes(domains, fitted).all)

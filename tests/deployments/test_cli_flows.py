@@ -9,7 +9,10 @@ pytestmark = pytest.mark.slow
 INGEST = {
     "domain", "batch_id", "received", "accepted", "quarantined", "duplicates", "reasons", "table_version", "seconds",
 }  # fmt: skip
-ADAPT = {"domain", "model", "version", "alias", "accuracy", "ci95", "labels", "prior_version", "views", "seconds"}
+ADAPT = {
+    "domain", "model", "version", "alias", "accuracy", "ci95", "labels", "prior_version", "learner", "preference",
+    "views", "seconds",
+}  # fmt: skip
 ROW = {
     "split_seed", "shot", "learner", "accuracy", "ci95", "nll", "ece", "diff", "diff_ci95", "cpu_s_per_1000",
 }  # fmt: skip

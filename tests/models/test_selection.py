@@ -136,6 +136,18 @@ def test_choice_comes_back_from_its_stored_form(noisy):
         assert torch.equal(again.log_probabilities(batch), auto.log_probabilities(batch))
 
 
+def test_learner_that_is_only_stored_beside_them_is_never_chosen(members, noisy):
+    chosen = AutoLearner(members, Selector(2))
+    auto = AutoLearner(members, Selector(2), {"ridge": build_learner("ridge")})
+    assert auto.preference(noisy, support_of(noisy, 2)) == chosen.preference(noisy, support_of(noisy, 2))
+    metric_only = {"metric": members["metric"]}
+    again = AutoLearner(metric_only, Selector(1), {"ridge": departed_learner("ridge", [noisy])})
+    found = load_prior(again.config(), load(save(again.weights())))
+    assert list(found.learners) == ["metric", "ridge"]
+    for name, value in again.others["ridge"].weights().items():
+        assert torch.equal(found.others["ridge"].weights()[name], value)
+
+
 def test_stored_choice_that_is_not_whole_is_refused(noisy):
     auto = AutoLearner({"metric": build_learner("metric")}, Selector(1))
     weights = auto.weights()
@@ -143,7 +155,7 @@ def test_stored_choice_that_is_not_whole_is_refused(noisy):
         with pytest.raises(ModelRefused, match="do not fit"):
             load_prior(auto.config(), {other: value for other, value in weights.items() if other != name})
     with pytest.raises(ModelRefused, match="of kind 'oracle'"):
-        load_prior({"kind": "auto", "members": [{"kind": "oracle"}]}, weights)
+        load_prior({"kind": "auto", "members": [{"kind": "oracle"}], "others": []}, weights)
     with pytest.raises(ModelRefused, match="do not fit"):
         load_prior({"kind": "auto"}, weights)
 

@@ -11,6 +11,7 @@ from learning_lake import add_domain
 
 from data_contracts.configs import AdaptConfig, MetaTrainConfig, TrainConfig
 from data_contracts.errors import EpisodeTooSmall, ModelError, UnknownDomain, UnknownModel
+from models import catalogue
 from tasks import adapt, registry
 from tasks.adapt import adapt_to_domain, is_right, measure
 from tasks.features import load_domain
@@ -18,7 +19,9 @@ from tasks.lake import Lake, open_lake
 from tasks.tracking import connect
 from tasks.train import meta_train_prior
 
-TRAIN = MetaTrainConfig(domains=("one",), train=TrainConfig(steps=0, n_way=2, shots=(1,), n_query=3))
+TRAIN = MetaTrainConfig(
+    domains=("one",), learners=("metric",), train=TrainConfig(steps=0, n_way=2, shots=(1,), n_query=3)
+)
 
 
 @pytest.fixture
@@ -172,6 +175,25 @@ def test_no_labels_left_to_judge_on_is_refused(lake):
 def test_learner_that_is_not_the_priors_is_refused(lake):
     with pytest.raises(ModelError, match="has the learners metric, but 'ridge' was asked for"):
         adapt_to_domain(lake, "two", AdaptConfig(shots=2, learner="ridge"))
+
+
+def test_learner_that_was_chosen_is_named_with_the_shares_of_all(lake, monkeypatch):
+    monkeypatch.setattr(catalogue, "AUTO_MEMBERS", ("metric", "ridge"))
+    meta_train_prior(lake, TRAIN.model_copy(update={"learners": ("auto", "mahalanobis")}))
+    outcome = adapt_to_domain(lake, "two", AdaptConfig(shots=2))
+    assert set(outcome.preference) == {"metric", "ridge"}
+    assert sum(outcome.preference.values()) == pytest.approx(1)
+    assert outcome.learner == max(outcome.preference, key=outcome.preference.__getitem__)
+    model, ref = registry.load_domain_model("two")
+    assert (model.kind, ref.tags["learner"]) == (outcome.learner, outcome.learner)
+    card = connect().get_model_version(ref.name, ref.version).description
+    assert f"`auto` chose this learner: {outcome.learner} " in card
+
+
+def test_learner_asked_for_by_name_need_not_be_one_that_auto_chooses_from(lake):
+    meta_train_prior(lake, TRAIN.model_copy(update={"learners": ("auto", "ridge")}))
+    outcome = adapt_to_domain(lake, "two", AdaptConfig(shots=2, learner="ridge"))
+    assert (outcome.learner, outcome.preference) == ("ridge", {})
 
 
 def test_learner_that_there_is_not_is_refused_with_those_there_are(lake):
