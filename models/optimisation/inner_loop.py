@@ -52,6 +52,24 @@ SECOND_ORDER = InnerLoop()
 
 
 @dataclass(frozen=True)
+class Goal:
+    """What the support should be answered with: one-hot rows, or values for squared error.
+
+    Items count by `weight` in the mean loss (1 each unless given, 0 for padding). The `offset` is added to the
+    network's outputs before the loss.
+    """
+
+    targets: Float[Tensor, "batch support out"]
+    weight: Float[Tensor, "batch support"] | None = None
+    offset: Float[Tensor, "batch support out"] | None = None
+
+    def share(self) -> Float[Tensor, "batch support 1"]:
+        """Return the share of each item in the mean loss."""
+        weight = torch.ones_like(self.targets[..., 0]) if self.weight is None else self.weight
+        return (weight / weight.sum(1, keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny)).unsqueeze(-1)
+
+
+@dataclass(frozen=True)
 class Projected:
     """Items as a layer sees them: its outputs before adapting, and similarities to the support's inputs, plus 1."""
 
@@ -71,62 +89,66 @@ def adapt_and_score(
     layers: Sequence[Layer],
     support: Float[Tensor, "batch support dim"],
     query: Float[Tensor, "batch query dim"],
-    targets: Float[Tensor, "batch support out"],
+    goal: Goal,
     rates: Rates,
     loop: InnerLoop = SECOND_ORDER,
-    *,
-    weight: Float[Tensor, "batch support"] | None = None,
-    offset: Float[Tensor, "batch support out"] | None = None,
 ) -> Float[Tensor, "batch query out"]:
-    """Adapt a network to each support and return its outputs for the queries, differentiable once.
-
-    Targets are one-hot rows, or values for squared error. Support items count by `weight` in the mean loss (1 each
-    unless given, 0 for padding); the `offset` is added to their outputs before the loss.
-    """
+    """Adapt a network to each support and return its outputs for the queries, differentiable once."""
     first, *deeper = layers
-    return adapt_projected(deeper, project(first, support, query), targets, rates, loop, weight=weight, offset=offset)
-
-
-def project(
-    layer: Layer, support: Float[Tensor, "batch support dim"], query: Float[Tensor, "batch query dim"]
-) -> Projected:
-    """Show items to a layer."""
-    return Projected(linear(support, *layer), linear(query, *layer), support @ support.mT + 1, query @ support.mT + 1)
+    if deeper:
+        projected = Projected(
+            linear(support, *first), linear(query, *first), _gram(support, support), _gram(query, support)
+        )
+        return adapt_projected(deeper, projected, goal, rates, loop)
+    shift, *_ = _unroll(linear(support, *first), _gram(support, support), [], goal, rates, loop)
+    weight = torch.baddbmm(first.weight, shift.mT, support, alpha=-1)  # one row per class is less than similarities
+    return (weight @ query.mT).mT + (first.bias - shift.sum(1)).unsqueeze(1)
 
 
 def adapt_projected(
-    deeper: Sequence[Layer],
-    items: Projected,
-    targets: Float[Tensor, "batch support out"],
-    rates: Rates,
-    loop: InnerLoop = SECOND_ORDER,
-    *,
-    weight: Float[Tensor, "batch support"] | None = None,
-    offset: Float[Tensor, "batch support out"] | None = None,
+    deeper: Sequence[Layer], items: Projected, goal: Goal, rates: Rates, loop: InnerLoop = SECOND_ORDER
 ) -> Float[Tensor, "batch query out"]:
     """Do the same from what the first layer made of the items; `deeper` are the layers after it."""
     if loop.is_head_only and deeper:
         *body, head = deeper
         support, query = _features(items.support, body), _features(items.query, body)
-        items = project(head, support.detach() if loop.is_first_order else support, query)
-        deeper, rates = [], rates[-1:]
-    weight = torch.ones_like(targets[..., 0]) if weight is None else weight
-    share = weight / weight.sum(1, keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny)
-    outputs: Tensor = Unrolled.apply(  # type: ignore[no-untyped-call]
-        loop.loss,
-        loop.is_first_order,
-        items.support,
-        items.query,
-        items.gram,
-        items.query_gram,
-        targets,
-        share.unsqueeze(-1),
-        torch.zeros_like(targets) if offset is None else offset,
-        *rates,
-        *(layer.weight for layer in deeper),
-        *(layer.bias for layer in deeper),
-    )
+        return adapt_and_score(
+            [head], support.detach() if loop.is_first_order else support, query, goal, rates[-1:], loop
+        )
+    shift, *layers = _unroll(items.support, items.gram, deeper, goal, rates, loop)
+    outputs = torch.baddbmm(items.query, items.query_gram, shift, alpha=-1)
+    for weight, bias in zip(layers[: len(deeper)], layers[len(deeper) :], strict=True):
+        outputs = outputs.relu_() @ weight.mT + bias
     return outputs
+
+
+def _unroll(
+    projection: Float[Tensor, "batch support hidden"],
+    gram: Float[Tensor, "batch support support"],
+    deeper: Sequence[Layer],
+    goal: Goal,
+    rates: Rates,
+    loop: InnerLoop,
+) -> tuple[Tensor, ...]:
+    offset = torch.zeros_like(goal.targets) if goal.offset is None else goal.offset
+    weights, biases = [layer.weight for layer in deeper], [layer.bias for layer in deeper]
+    inputs = (projection, gram, goal.targets, goal.share(), offset, *rates, *weights, *biases)
+    adapted: tuple[Tensor, ...] = Unrolled.apply(loop.loss, loop.is_first_order, *inputs)  # type: ignore[no-untyped-call]
+    return adapted
+
+
+def _gram(
+    items: Float[Tensor, "batch item dim"], support: Float[Tensor, "batch support dim"]
+) -> Float[Tensor, "batch item support"]:
+    return (items @ support.mT).add_(1)
+
+
+def _features(outputs: Float[Tensor, "batch item _"], body: Sequence[Layer]) -> Float[Tensor, "batch item _"]:
+    """Return what enters the layer after `body`."""
+    hidden = outputs.relu()
+    for layer in body:
+        hidden = linear(hidden, *layer).relu()
+    return hidden
 
 
 @dataclass(frozen=True)
@@ -176,13 +198,5 @@ def _query_loss(
     dtype = layers[0].weight.dtype
     support, query = (episodes.take(rows).to(dtype) for rows in (episodes.support, episodes.query))
     targets = one_hot(episodes.support_labels, len(layers[-1].bias)).to(dtype)
-    logits = adapt_and_score(layers, support, query, targets, per_layer(rates), loop, weight=targets.sum(-1))
+    logits = adapt_and_score(layers, support, query, Goal(targets, targets.sum(-1)), per_layer(rates), loop)
     return cross_entropy(logits.flatten(0, 1), episodes.query_labels.flatten(), ignore_index=-1, reduction="sum")
-
-
-def _features(outputs: Float[Tensor, "batch item _"], body: Sequence[Layer]) -> Float[Tensor, "batch item _"]:
-    """Return what enters the layer after `body`."""
-    hidden = outputs.relu()
-    for layer in body:
-        hidden = linear(hidden, *layer).relu()
-    return hidden

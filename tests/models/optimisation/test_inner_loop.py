@@ -10,6 +10,7 @@ from torch.func import functional_call, grad
 from torch.nn.functional import cross_entropy, mse_loss, one_hot
 
 from models.optimisation.inner_loop import (
+    Goal,
     InnerLoop,
     Layer,
     StoredEpisodes,
@@ -98,7 +99,7 @@ def test_meta_gradient_equals_that_of_torch_func(hidden, loop):
         for s, q in zip(support, query, strict=True)
     )
     targets = one_hot(labels, WAY).double().expand(BATCH, -1, -1)
-    logits = adapt_and_score(layers_of(net), support, query, targets, per_layer(rates), loop)
+    logits = adapt_and_score(layers_of(net), support, query, Goal(targets), per_layer(rates), loop)
     found = BATCH * cross_entropy(logits.flatten(0, 1), truth.repeat(BATCH))
 
     assert found.item() == pytest.approx(expected.item(), rel=1e-12)
@@ -116,7 +117,9 @@ def test_meta_gradient_of_regression_equals_that_of_torch_func(hidden):
         mse_loss(plainly(net, rates, lambda z, y=y: mse_loss(z, y), s, q, loop), t)
         for s, y, q, t in zip(support, targets, query, truth, strict=True)
     )
-    found = BATCH * mse_loss(adapt_and_score(layers_of(net), support, query, targets, per_layer(rates), loop), truth)
+    found = BATCH * mse_loss(
+        adapt_and_score(layers_of(net), support, query, Goal(targets), per_layer(rates), loop), truth
+    )
 
     known = [*net.parameters(), rates]
     expected = torch.autograd.grad(expected, known)
@@ -134,7 +137,7 @@ def test_offsets_weights_and_rates_per_unit_and_episode_have_the_gradient_of_fin
     rates = [(0.2 + 0.1 * torch.rand(BATCH, STEPS, size, dtype=torch.float64)).requires_grad_() for size in sizes]
 
     def answer(offset: Tensor, support: Tensor, *rates: Tensor) -> Tensor:
-        return adapt_and_score(layers_of(net), support, query, targets, rates, loop, weight=weight, offset=offset)
+        return adapt_and_score(layers_of(net), support, query, Goal(targets, weight, offset), rates, loop)
 
     used = rates[-1:] if loop.is_head_only else rates
     unused = rates[: len(rates) - len(used)]
@@ -149,7 +152,7 @@ def test_no_inner_step_leaves_the_base_model(loop):
     net, (support, labels, query, _) = network([9, 6]), draw_items()
     targets = one_hot(labels, WAY).double().expand(BATCH, -1, -1)
     rates = per_layer(torch.zeros(0, 3, dtype=torch.float64))
-    torch.testing.assert_close(adapt_and_score(layers_of(net), support, query, targets, rates, loop), net(query))
+    torch.testing.assert_close(adapt_and_score(layers_of(net), support, query, Goal(targets), rates, loop), net(query))
 
 
 @each_depth
@@ -158,9 +161,9 @@ def test_order_of_the_support_changes_nothing(hidden):
     targets = one_hot(labels, WAY).double().expand(BATCH, -1, -1)
     order = torch.randperm(WAY * SHOT, generator=torch.Generator().manual_seed(0))
     rates = per_layer(table_of_rates(len(hidden) + 1))
-    expected = adapt_and_score(layers_of(net), support, query, targets, rates)
+    expected = adapt_and_score(layers_of(net), support, query, Goal(targets), rates)
     torch.testing.assert_close(
-        adapt_and_score(layers_of(net), support[:, order], query, targets[:, order], rates), expected
+        adapt_and_score(layers_of(net), support[:, order], query, Goal(targets[:, order]), rates), expected
     )
 
 
