@@ -133,7 +133,7 @@ class _Reverse:
         for layer, (weight, hidden) in enumerate(zip(step.weights, step.hidden, strict=True)):
             delta, rate = step.deltas[layer + 1], step.rates[layer + 1]
             of_hidden.append((rate * delta).neg_() @ self.of_weights[layer])
-            of_slope = _where_active(of_deltas[layer], hidden)
+            of_slope = where_active(of_deltas[layer], hidden)
             self.of_weights[layer].baddbmm_(delta.mT, of_slope)
             of_deltas[layer + 1].add_(of_slope @ weight.mT)
         of_outputs = self.loss.curvature(step.slope, self.targets, of_deltas[-1].mul_(self.share))
@@ -141,7 +141,7 @@ class _Reverse:
         for layer in reversed(range(len(step.weights))):
             self.of_weights[layer].baddbmm_(of_outputs.mT, step.hidden[layer])
             self.of_biases[layer].add_(of_outputs.sum(1, keepdim=True))
-            of_outputs = _where_active(of_hidden[layer].add_(of_outputs @ step.weights[layer]), step.hidden[layer])
+            of_outputs = where_active(of_hidden[layer].add_(of_outputs @ step.weights[layer]), step.hidden[layer])
         if step.shift is not None:
             self.of_shift.baddbmm_(self.gram.mT, of_outputs, alpha=-1)
             if self.needed[GRAM]:
@@ -159,11 +159,11 @@ def _descend(delta: Tensor, weights: Sequence[Tensor], hidden: Sequence[Tensor])
     """Return the deltas of all layers, that of the last given."""
     deltas = [delta]
     for weight, entered in zip(reversed(weights), reversed(hidden), strict=True):
-        deltas.append(_where_active(deltas[-1] @ weight, entered))
+        deltas.append(where_active(deltas[-1] @ weight, entered))
     return deltas[::-1]
 
 
-def _where_active(slope: Tensor, hidden: Tensor) -> Tensor:
+def where_active(slope: Tensor, hidden: Tensor) -> Tensor:
     """Return the slope before a ReLU that gave `hidden`."""
     masked: Tensor = torch.ops.aten.threshold_backward(slope, hidden, 0)
     return masked
