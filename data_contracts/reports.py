@@ -203,8 +203,3 @@ class TransferReport(Report):
     rows: tuple[TransferRow, ...]
     skipped: dict[str, str] = Field(description="domain to why it could not be tested")
     seconds: float
-
-    @property
-    def alarms(self) -> tuple[TransferRow, ...]:
-        """Rows of domains that the others harmed."""
-        return tuple(row for row in self.rows if row.is_negative)

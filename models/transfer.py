@@ -20,7 +20,7 @@ from data_contracts.configs import TrainConfig, TransferConfig
 from data_contracts.errors import EpisodeTooSmall, UnknownDomain
 from data_contracts.reports import EpisodeScore, TransferRow
 from models.baselines import ConcatLogreg
-from models.catalogue import AUTO, AUTO_MEMBERS, auto_members, build_learner
+from models.catalogue import AUTO, AUTO_MEMBERS, auto_members, build_learner, named_learners
 from models.conformal import covered, prediction_sets, threshold
 from models.episodes import EpisodeBatch, EpisodeSampler
 from models.evaluation import (
@@ -120,11 +120,12 @@ def from_scratch() -> dict[str, EpisodeLearner]:
 def train_learners(
     kinds: Sequence[str], domains: Sequence[DomainData], config: TrainConfig, report: Report = lambda *_: None
 ) -> dict[str, Prior]:
-    """Train learners by kind, `auto` among them if it is asked for.
+    """Train the learners that are named, `auto` among them if it is.
 
     Raises:
-        ModelError: there is no learner of a kind.
+        ModelError: there is no learner of such a name.
     """
+    kinds = named_learners(kinds)
     members = {kind: build_learner(kind) for kind in auto_members(kinds)}
     for kind, member in members.items():
         for progress in train(member, domains, config):

@@ -38,6 +38,12 @@ def publish_scores(report: Mapping[str, Any]) -> None:
     )
 
 
+@task(name="publish-transfer", cache_policy=NO_CACHE)
+def publish_transfer(report: Mapping[str, Any]) -> None:
+    """Show what the other domains are worth to each domain, and which they harm."""
+    create_markdown_artifact(key="transfer", markdown=transfer_table(report), description=_alarm(report))
+
+
 def adaptation_table(outcome: Mapping[str, Any]) -> str:
     """Return a leaderboard in Markdown: the model and its baselines, best first, then the shares of the views."""
     models = {f"**{outcome['model']}** v{outcome['version']}": outcome, **outcome["baselines"]}
@@ -81,6 +87,50 @@ def scores_table(report: Mapping[str, Any]) -> str:
     )
     rows = [(name, str(count)) for name, count in sorted(report["labels"].items(), key=lambda entry: -entry[1])]
     return "\n\n".join([f"# {report['domain']}", head, _table(("label", "items"), rows)])
+
+
+def transfer_table(report: Mapping[str, Any]) -> str:
+    """Return in Markdown, for each domain, what is gained over starting from scratch, and what sets of classes hold."""
+    rows = [
+        (
+            f"{row['domain']}, {row['shot']} shot",
+            row["learner"],
+            row["unseen"],
+            _pct(row["transferred"]["accuracy"]),
+            f"{_pct(row['from_scratch'][row['reference']]['accuracy'])} ({row['reference']})",
+            f"{100 * row['gain']:+.1f} ± {_pct(row['gain_ci95'])}" + (" **negative**" if row["is_negative"] else ""),
+            *(_before_and_after(row, metric) for metric in ("nll", "ece")),
+            f"{_pct(row['coverage'])} with {row['set_size']:.2f} classes",
+        )
+        for row in report["rows"]
+    ]
+    stated = _pct(report["protocol"]["coverage"])
+    head = ("domain", "learner", "unseen", "accuracy, %", "from scratch, %", "gain", "NLL", "ECE")
+    skipped = [f"- {name} was not tested: {why}" for name, why in report["skipped"].items()]
+    return "\n\n".join(
+        [
+            "# What the other domains are worth",
+            _alarm(report),
+            _table((*head, f"sets of {stated} % cover, %"), rows),
+            "Each domain is left out of training in turn. The gain is over nearest centroid or logistic regression on "
+            "the support alone, whichever is more accurate on the same episodes. NLL and ECE: of nearest centroid, "
+            "which is the learner untrained, and of the trained learner.",
+            *(["\n".join(skipped)] if skipped else []),
+        ]
+    )
+
+
+def _before_and_after(row: Mapping[str, Any], metric: str) -> str:
+    return f"{row['from_scratch']['nearest_centroid'][metric]:.3f} → {row['transferred'][metric]:.3f}"
+
+
+def _alarm(report: Mapping[str, Any]) -> str:
+    harmed = dict.fromkeys(row["domain"] for row in report["rows"] if row["is_negative"])
+    if not harmed:
+        return "No domain is harmed by what was learned from the others."
+    return (
+        f"**Negative transfer**: what was learned from the others harms {', '.join(harmed)}. Adapt from scratch there."
+    )
 
 
 def _table(head: tuple[str, ...], rows: list[Any]) -> str:

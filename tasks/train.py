@@ -128,7 +128,7 @@ def train_learner(
     learner = build_learner(kind)
     state = _read_checkpoint(checkpoint)
     trained = Trained(learner, state["losses"] if state else [], state["validation"] if state else [])
-    with _single_thread():
+    with single_thread():
         for now in train_steps(learner, domains, config, state["loop"] if state else None):
             if now.loss is not None:
                 trained.losses.append((now.step, now.loss))
@@ -141,7 +141,7 @@ def train_learner(
 
 
 @contextmanager
-def _single_thread() -> Iterator[None]:
+def single_thread() -> Iterator[None]:
     """Let torch use one thread: the matrices are small, and on a busy machine a second one cost 14 times the time."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)

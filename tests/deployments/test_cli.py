@@ -15,7 +15,7 @@ from data_contracts.settings import get_settings
 from deployments.cli.answer import plain
 
 COMMANDS = (
-    "demo", "up", "doctor", "ingest", "meta-train", "adapt", "score", "benchmark", "sql", "quarantine list",
+    "demo", "up", "doctor", "ingest", "meta-train", "adapt", "score", "benchmark", "transfer", "sql", "quarantine list",
     "contract check",
 )  # fmt: skip
 

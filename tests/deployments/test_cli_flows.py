@@ -108,3 +108,22 @@ def test_benchmark_answers_with_every_learner(shared):
 
 def test_too_few_classes_for_the_way_are_refused(shared):
     assert "50" in shared.run("benchmark", "--train", "toys", "--test", "juguetes", "--way", "50").refusal
+
+
+def test_transfer_answers_with_the_gain_of_every_domain(shared):
+    size = ("--way", "2", "--shots", "1", "--query", "3", "--episodes", "10", "--steps", "2")
+    facts = shared.run("transfer", "--learner", "metric", "--domains", "toys", *size, "--json").facts
+    assert set(facts) == {"protocol", "rows", "skipped", "seconds"}
+    assert [(row["domain"], row["shot"], row["learner"]) for row in facts["rows"]] == [("toys", 1, "metric")]
+    assert set(facts["rows"][0]["from_scratch"]) == {"nearest_centroid", "concat_logreg"}
+    assert facts["rows"][0]["is_negative"] in (True, False)
+
+
+def test_transfer_to_a_domain_that_is_not_there_is_refused(shared):
+    assert "nowhere" in shared.run("transfer", "--domains", "nowhere").refusal
+
+
+def test_transfer_with_one_domain_or_too_few_classes_is_refused(metafuse, shared, toys):
+    assert "20-way" in shared.run("transfer", "--learner", "metric", "--way", "20").refusal
+    assert metafuse.run("ingest", "toys", "--contract", toys).code == 0
+    assert "at least 2" in metafuse.run("transfer").refusal
