@@ -14,6 +14,7 @@ from models.learner import DomainModel, Prior
 from models.metric.mahalanobis import MahalanobisHead
 from models.metric.prototypical import PrototypicalHead
 from models.optimisation.learned_optimizer import LearnedOptimizerHead, unrolled_loss
+from models.optimisation.maml import anil_head, fomaml_head, maml_head, meta_sgd_head
 from models.optimisation.ridge import RidgeHead
 from models.selection import AutoLearner, Selector
 
@@ -39,6 +40,10 @@ CATALOGUE: dict[str, Entry] = {
     "metric": Entry("metric", PrototypicalHead),
     "mahalanobis": Entry("metric", MahalanobisHead),
     "ridge": Entry("optimisation", RidgeHead),
+    "maml": Entry("optimisation", maml_head),
+    "fomaml": Entry("optimisation", fomaml_head),
+    "anil": Entry("optimisation", anil_head),
+    "meta_sgd": Entry("optimisation", meta_sgd_head),
     "learned_optimizer": Entry("optimisation", LearnedOptimizerHead, unrolled_loss),
 }
 

@@ -1,0 +1,134 @@
+"""MAML, first-order MAML, ANIL and Meta-SGD as corrections to nearest centroid.
+
+One head does all four. Every episode, a network on the fused items takes a few inner steps on the support, and what it
+then puts out is added to the logits of nearest centroid:
+
+- `maml` differentiates through the steps of all layers (Finn et al., 2017, https://arxiv.org/abs/1703.03400);
+- `fomaml` takes the deltas for constants (section 5.2 of the same);
+- `anil` moves the last layer alone (Raghu et al., 2020, https://arxiv.org/abs/1909.09157);
+- `meta_sgd` learns a rate for each layer, step and hidden unit (Li et al., 2017, https://arxiv.org/abs/1707.09835). A
+  rate for each parameter is in `per_parameter.py`; here there would be more rates than anything else to learn.
+
+Departures from the papers:
+
+- The last layer starts every episode at zero and is not learned, so a class has no parameters, there may be any number
+  of them, and naming them otherwise permutes the answers.
+- Rates are learned as strengths that follow the shot. They start at zero, where the head is nearest centroid, and are
+  relative to the largest stable rate of their layer in that episode. A strength may turn negative: were it held at
+  zero, no gradient would bring it back.
+- The inner loss is that of the sum, the network being there to mend what nearest centroid gets wrong. For that, support
+  items are compared with prototypes they have no part in; with their own they would all look right.
+- The first layer's updates go by the fused Gram matrix, as if it were a layer on all views of their own dimension that
+  starts as a layer on the common space.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from models.common_space import COMMON_DIM
+from models.grams import EpisodeGrams
+from models.nearest import NearestCentroid, nearness, support_as_queries
+from models.optimisation.inner_loop import Goal, InnerLoop, Layer, Projected, adapt_projected
+from models.strength import ByShot
+
+HIDDEN = (256, 64)
+STEPS = 5
+LARGEST_STRENGTH = 4.0
+
+
+class MamlHead(nn.Module):
+    """Nearest centroid, corrected by a network adapted to the support."""
+
+    def __init__(self, loop: InnerLoop, *, has_own_rates: bool = False) -> None:
+        """Build one; with `has_own_rates` steps and hidden units have rates of their own, not only layers."""
+        super().__init__()
+        self.loop = loop
+        self.nearest = NearestCentroid()
+        self.first, self.second = nn.Linear(COMMON_DIM, HIDDEN[0]), nn.Linear(*HIDDEN)
+        for layer in (self.first, self.second):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out")  # keeps the length of items of unit length
+            nn.init.zeros_(layer.bias)
+        self.n_rates = (STEPS if has_own_rates else 1, 1 if loop.is_head_only else len(HIDDEN) + 1)
+        self.strengths = ByShot(math.prod(self.n_rates))
+        self.unit_rates = nn.ParameterList(nn.Parameter(torch.zeros(count)) for count in HIDDEN if has_own_rates)
+
+    def forward(self, grams: EpisodeGrams, weights: Float[Tensor, "batch view"]) -> Float[Tensor, "batch query way"]:
+        """Return logits of the queries; one without any view keeps those of nearest centroid."""
+        items = self.project(grams, weights)
+        goal = Goal(grams.membership, grams.is_real, held_out_logits(self.nearest, grams, weights))
+        deeper = [Layer(self.second.weight, self.second.bias), _blank(HIDDEN[-1], grams.membership.shape[-1])]
+        correction = adapt_projected(deeper, items, goal, self.rates(grams, items), self.loop)
+        logits: Tensor = self.nearest(grams, weights) + correction * grams.query_presence.any(1).unsqueeze(-1)
+        return logits
+
+    def project(self, grams: EpisodeGrams, weights: Float[Tensor, "batch view"]) -> Projected:
+        """Show items to the first layer."""
+        support, query = grams.items.common(weights)
+        gram, cross = grams.fused(weights)
+        return Projected(self.first(support), self.first(query), gram + 1, cross + 1)
+
+    def rates(self, grams: EpisodeGrams, items: Projected) -> list[Float[Tensor, "batch step _"]]:
+        """Return the rates of each layer that moves."""
+        strength = LARGEST_STRENGTH * (self.strengths(grams.shots) / LARGEST_STRENGTH).tanh()
+        stable = self.stable_rates(grams, items)[..., -self.n_rates[1] :]
+        rates = list((stable * strength.unflatten(-1, self.n_rates)).expand(-1, STEPS, -1).unsqueeze(-2).unbind(-1))
+        for layer, own in enumerate(self.unit_rates):
+            rates[layer] = rates[layer] * 2 * own.sigmoid()
+        return rates
+
+    @torch.no_grad()
+    def stable_rates(self, grams: EpisodeGrams, items: Projected) -> Float[Tensor, "batch 1 layer"]:
+        """Return for each layer a rate at which the loss cannot diverge, from the row sums of its inputs' Gram matrix.
+
+        Layers above are taken to pass on what they get without making it larger.
+        """
+        share = Goal(grams.membership, grams.is_real).share()
+        entered = items.support.relu()
+        inputs = [items.gram]
+        for hidden in (entered, self.second(entered).relu()):
+            inputs.append(hidden @ hidden.mT + 1)
+        lengths = [(grams.is_real * (gram.abs() @ share).squeeze(-1)).amax(1) for gram in inputs]
+        return 2 / (1 + torch.stack(lengths, dim=-1)).unsqueeze(1)
+
+
+def held_out_logits(
+    nearest: NearestCentroid, grams: EpisodeGrams, weights: Float[Tensor, "batch view"]
+) -> Float[Tensor, "batch support way"]:
+    """Return logits of the support by nearest centroid, each item having no part in the prototype of its class.
+
+    Without one of its `n` items a prototype is `n / (n - 1)` times as far from that item (exactly so if all items have
+    the same views). The only item of a class is as far from it as from the other classes on average.
+    """
+    logits = nearest.scale(grams) * nearness(support_as_queries(grams), weights)
+    own = grams.membership
+    count = (own * own.sum(1, keepdim=True)).sum(-1, keepdim=True)
+    others = ((1 - own) * logits).sum(-1, keepdim=True) / max(own.shape[-1] - 1, 1)
+    held_out = torch.where(count > 1, logits * (count / (count - 1).clamp(min=1)).square(), others)
+    return torch.where(own > 0, held_out, logits)
+
+
+def _blank(inputs: int, outputs: int) -> Layer:
+    return Layer(torch.zeros(outputs, inputs), torch.zeros(outputs))
+
+
+def maml_head() -> MamlHead:
+    """Return the head of `maml`."""
+    return MamlHead(InnerLoop())
+
+
+def fomaml_head() -> MamlHead:
+    """Return the head of `fomaml`."""
+    return MamlHead(InnerLoop(is_first_order=True))
+
+
+def anil_head() -> MamlHead:
+    """Return the head of `anil`."""
+    return MamlHead(InnerLoop(is_head_only=True))
+
+
+def meta_sgd_head() -> MamlHead:
+    """Return the head of `meta_sgd`."""
+    return MamlHead(InnerLoop(), has_own_rates=True)
