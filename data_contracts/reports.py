@@ -170,6 +170,21 @@ class BenchmarkRow(Report):
     cpu_s_per_1000: float = Field(description="CPU seconds per 1,000 episodes")
 
 
+class LeaderboardRow(Report):
+    """How one learner did at one shot, beside all others on the same episodes, over all class splits."""
+
+    shot: int
+    learner: str
+    family: str = Field(description="of the learner; baseline, untrained or choice where it has none")
+    accuracy: float
+    ci95: float = Field(description="half-width of the 95 % interval over episodes")
+    over_untrained: float = Field(description="accuracy minus nearest_centroid's, which every learner is at the start")
+    over_tuned: float = Field(description="accuracy minus tuned_logreg's")
+    over_tuned_ci95: float = Field(description="of the paired difference")
+    ece: float
+    seconds: float | None = Field(description="that training took; None: nothing is trained")
+
+
 class EpisodeScore(Report):
     """How good one learner is over episodes."""
 

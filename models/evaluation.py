@@ -13,14 +13,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from data_contracts.configs import BenchmarkConfig, EpisodesConfig
+from data_contracts.configs import BenchmarkConfig, EpisodesConfig, TrainConfig
 from data_contracts.errors import EpisodeTooSmall
 from data_contracts.reports import BenchmarkRow
 from models.baselines import BestSingle, TunedLogreg, reference_learners, tune_logreg
 from models.catalogue import AUTO, auto_members, build_learner, named_learners
 from models.episodes import EpisodeBatch, EpisodeSampler
 from models.features import DomainData
-from models.metrics import accuracy_per_episode, estimate, expected_calibration_error
+from models.learner import Prior
+from models.metrics import accuracy_per_episode, estimate, expected_calibration_error, reliability
 from models.selection import choose_among
 from models.training import fit_to_data, large_classes, train
 
@@ -28,6 +29,9 @@ MIN_QUERY = 5
 """A class needs this many items besides its support to take part in a test."""
 
 REFERENCE = TunedLogreg.kind
+UNTRAINED = "nearest_centroid"
+"""Name of what every learner is before it is trained."""
+
 EPISODES_AT_ONCE = 200
 
 Report = Callable[[int, int, str], None]
@@ -63,6 +67,33 @@ class Answers:
             torch.cat([part.labels for part in parts]),
             sum(part.cpu_s for part in parts),
         )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How learners did on the same episodes."""
+
+    rows: tuple[BenchmarkRow, ...]
+    """One for each class split, shot and learner."""
+    reliability: dict[str, Float[Tensor, "bin 3"]]
+    """What `models.metrics.reliability` gives for all answers of a learner."""
+    training_s: dict[str, float]
+    """Seconds that training took, of those learners that are trained."""
+
+    @staticmethod
+    def of(answers: Sequence[Mapping[str, Answers]], *, split_seed: int, shot: int) -> "Comparison":
+        """Compare what learners answered at one shot: one mapping from learner to answers per test domain."""
+        bins = {
+            name: torch.stack([reliability(found[name].probabilities, found[name].labels) for found in answers]).sum(0)
+            for name in answers[0]
+        }
+        return Comparison(tuple(summarise(answers, split_seed=split_seed, shot=shot)), bins, {})
+
+    @staticmethod
+    def joined(parts: Sequence["Comparison"], training_s: Mapping[str, float]) -> "Comparison":
+        """Put comparisons of the same learners together."""
+        bins = {name: torch.stack([part.reliability[name] for part in parts]).sum(0) for name in parts[0].reliability}
+        return Comparison(tuple(row for part in parts for row in part.rows), bins, dict(training_s))
 
 
 def answer(learner: EpisodeLearner, episodes: EpisodeBatch) -> Answers:
@@ -134,6 +165,13 @@ def draw_episodes(
 def run_protocol(
     config: BenchmarkConfig, domains: Mapping[str, DomainData], report: Report = lambda *_: None
 ) -> list[BenchmarkRow]:
+    """Return the rows of `run_comparison`; raises like it."""
+    return list(run_comparison(config, domains, report).rows)
+
+
+def run_comparison(
+    config: BenchmarkConfig, domains: Mapping[str, DomainData], report: Report = lambda *_: None
+) -> Comparison:
     """Meta-train on the training domains and classes, then test on the rest, for every class split.
 
     Raises:
@@ -142,43 +180,65 @@ def run_protocol(
     """
     config = config.model_copy(update={"learners": named_learners(config.learners)})
     training, test = [domains[name] for name in config.train], [domains[name] for name in config.test]
-    rows = []
+    parts, taken = [], []
     for seed in config.split_seeds if not config.holdout_classes else (0,):
         classes = held_out_classes(
             training, test, fraction=config.holdout_fraction, seed=seed, chosen=config.holdout_classes
         )
         check_classes(test, classes, config)
-        learners = trained_learners(config, training, classes, report)
+        learners, seconds = trained_learners(config, training, classes, report)
+        taken.append(seconds)
         for shot in config.shots:
             batches = [draw_episodes(domain, classes, shot, config, seed) for domain in test]
             answers = [compare(learners, episodes, report) for episodes in batches]
-            rows += summarise(answers, split_seed=seed, shot=shot)
-    return rows
+            parts.append(Comparison.of(answers, split_seed=seed, shot=shot))
+    return Comparison.joined(parts, {name: sum(seconds[name] for seconds in taken) for name in taken[0]})
 
 
 def trained_learners(
     config: BenchmarkConfig, training: Sequence[DomainData], exclude: Sequence[str], report: Report
-) -> dict[str, EpisodeLearner]:
-    """Return the baselines and the learners that `config` names, all trained without the classes in `exclude`.
+) -> tuple[dict[str, EpisodeLearner], dict[str, float]]:
+    """Return the baselines, a learner as it is untrained, and those that `config` names, with the seconds they took.
 
-    Training takes fewer ways or shots than the test where its domains have too few classes for them.
+    All are trained without the classes in `exclude`, with fewer ways or shots than the test where the training domains
+    have too few classes for them.
     """
     seen = [domain.with_classes(tuple(c for c in domain.classes if c not in set(exclude))) for domain in training]
     classes = tuple(sorted({name for domain in seen for name in domain.classes}))
     fitted = fit_to_data(config.training, seen)
     report(0, 0, f"tune {REFERENCE}")
     tuned = tune_logreg(seen, classes, fitted.model_copy(update={"shots": config.training.shots}))
-    learners: dict[str, EpisodeLearner] = {**reference_learners(tuned)}
-    trained = {}
-    for name in auto_members(config.learners):
-        trained[name] = build_learner(name)
-        for progress in train(trained[name], seen, fitted):
-            report(progress.step, fitted.steps, f"meta-train {name}")
-    learners |= {name: trained[name] for name in config.learners if name != AUTO}
-    if AUTO in config.learners:
+    trained, seconds = train_learners(config.learners, seen, fitted, report)
+    return {**reference_learners(tuned), UNTRAINED: untrained_learner(), **trained}, seconds
+
+
+def train_learners(
+    kinds: Sequence[str], domains: Sequence[DomainData], config: TrainConfig, report: Report = lambda *_: None
+) -> tuple[dict[str, Prior], dict[str, float]]:
+    """Train the learners that are named, `auto` among them if it is; returns them and the seconds each took.
+
+    Raises:
+        ModelError: there is no learner of such a name.
+    """
+    members, seconds = {}, {}
+    for kind in auto_members(kinds):
+        started = time.perf_counter()
+        members[kind] = build_learner(kind)
+        for progress in train(members[kind], domains, config):
+            report(progress.step, config.steps, f"meta-train {kind}")
+        seconds[kind] = time.perf_counter() - started
+    trained: dict[str, Prior] = {kind: members[kind] for kind in kinds if kind != AUTO}
+    if AUTO in kinds:
         report(0, 0, "learn to choose")
-        learners[AUTO], _ = choose_among({name: trained[name] for name in auto_members((AUTO,))}, seen, fitted)
-    return learners
+        started = time.perf_counter()
+        trained[AUTO], _ = choose_among({kind: members[kind] for kind in auto_members((AUTO,))}, domains, config)
+        seconds[AUTO] = time.perf_counter() - started
+    return trained, seconds
+
+
+def untrained_learner() -> EpisodeLearner:
+    """Return what every learner is before it is trained: nearest centroid."""
+    return build_learner("metric")
 
 
 def summarise(answers: Sequence[Mapping[str, Answers]], *, split_seed: int, shot: int) -> list[BenchmarkRow]:

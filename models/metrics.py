@@ -34,11 +34,26 @@ def expected_calibration_error(
     probabilities: Float[Tensor, "item way"], labels: Int[Tensor, " item"], *, bins: int = 15
 ) -> float:
     """Mean gap between confidence and accuracy over equal-width bins (Guo et al., 2017, eq. 3)."""
+    return calibration_error(reliability(probabilities, labels, bins=bins))
+
+
+def calibration_error(bins: Float[Tensor, "bin 3"]) -> float:
+    """Return the expected calibration error of what `reliability` gave."""
+    counts, confidence, right = bins.unbind(1)
+    return ((confidence - right).abs().sum() / counts.sum().clamp(min=1)).item()
+
+
+def reliability(
+    probabilities: Float[Tensor, "item way"], labels: Int[Tensor, " item"], *, bins: int = 15
+) -> Float[Tensor, "bin 3"]:
+    """Return for each of equal-width bins of confidence: answers, the sum of their confidence, and those right.
+
+    Sums of several of these describe their items together.
+    """
     confidence, predicted = probabilities.max(-1)
-    right = (predicted == labels).double()
+    columns = torch.stack([torch.ones_like(confidence), confidence, (predicted == labels).float()], dim=1)
     bin_number = (confidence * bins).long().clamp(max=bins - 1)
-    gap = torch.zeros(bins, dtype=torch.double).index_add(0, bin_number, confidence.double() - right)
-    return gap.abs().sum().item() / max(len(labels), 1)
+    return torch.zeros(bins, 3, dtype=torch.double).index_add(0, bin_number, columns.double())
 
 
 def wilson_interval(right: int, total: int) -> Estimate:

@@ -99,7 +99,8 @@ def test_benchmark_answers_with_every_learner(shared):
     asked = ("--train", "toys", "--test", "juguetes", "--holdout-fraction", "0.34", "--split-seed", "0,1")
     size = ("--way", "2", "--shots", "1", "--query", "4", "--episodes", "20", "--steps", "2")
     facts = shared.run("benchmark", *asked, *size, "--json").facts
-    assert {row["learner"] for row in facts["rows"]} == {"best_single", "concat_logreg", "tuned_logreg", "metric"}
+    baselines = {"best_single", "concat_logreg", "tuned_logreg", "nearest_centroid"}
+    assert {row["learner"] for row in facts["rows"]} == {*baselines, "metric"}
     assert {row["split_seed"] for row in facts["rows"]} == {0, 1}
     assert all(set(row) == ROW for row in facts["rows"])
     assert facts["protocol"]["n_way"] == 2

@@ -16,6 +16,7 @@ from models.evaluation import (
     compare,
     draw_episodes,
     held_out_classes,
+    run_comparison,
     run_protocol,
     summarise,
     trained_learners,
@@ -79,7 +80,7 @@ def test_labels_of_held_out_classes_do_not_reach_the_learners(domains):
     rows = (other.labels < 5).nonzero().flatten()
     other.labels[rows] = other.labels[rows.flip(0)]
     learners = [
-        trained_learners(CONFIG, [first, domains["second"]], exclude, lambda *_: None)
+        trained_learners(CONFIG, [first, domains["second"]], exclude, lambda *_: None)[0]
         for first in (domains["first"], other)
     ]
     assert learners[0]["tuned_logreg"] == learners[1]["tuned_logreg"]
@@ -91,10 +92,18 @@ def test_protocol_gives_a_row_for_each_learner_shot_and_split(domains):
     config = CONFIG.model_copy(update={"split_seeds": (0, 1), "learners": ("metric", "auto")})
     rows = run_protocol(config, domains)
     found = [(row.split_seed, row.shot, row.learner) for row in rows]
-    learners = ("best_single", "concat_logreg", "tuned_logreg", "metric", "auto")
+    learners = ("best_single", "concat_logreg", "tuned_logreg", "nearest_centroid", "metric", "auto")
     assert found == [(seed, shot, name) for seed in (0, 1) for shot in (1, 2) for name in learners]
     assert all(row.diff == row.diff_ci95 == 0 for row in rows if row.learner == "tuned_logreg")
     assert all(0.5 < row.accuracy <= 1 and row.nll > 0 and 0 <= row.ece <= 1 for row in rows)
+
+
+def test_comparison_knows_what_training_took_and_how_sure_answers_were(domains):
+    config = CONFIG.model_copy(update={"split_seeds": (0, 1), "shots": (1,), "learners": ("metric", "auto")})
+    found = run_comparison(config, domains)
+    assert found.training_s.keys() == {"metric", "auto"}
+    assert found.reliability.keys() == {row.learner for row in found.rows}
+    assert {int(bins[:, 0].sum()) for bins in found.reliability.values()} == {2 * 20 * 2 * 6}
 
 
 def test_learners_that_are_always_compared_are_named_by_default():
@@ -114,7 +123,7 @@ def test_given_classes_are_the_ones_held_out_and_seeds_play_no_part(domains):
     reports: list[tuple[int, int, str]] = []
     rows = run_protocol(config, domains, lambda *report: reports.append(report))
     assert {row.split_seed for row in rows} == {0}
-    assert (4, 4, "test on strange") in reports
+    assert (5, 5, "test on strange") in reports
     assert set(draw_episodes(domains["strange"], given, 1, config, 0).domain.classes) >= set(given)
 
 

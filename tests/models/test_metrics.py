@@ -8,8 +8,10 @@ from scipy.stats import binomtest, norm
 
 from models.metrics import (
     accuracy_per_episode,
+    calibration_error,
     estimate,
     expected_calibration_error,
+    reliability,
     wilson_interval,
 )
 
@@ -41,6 +43,21 @@ def test_calibration_error_by_hand():
     probabilities = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.4, 0.6]])
     labels = torch.tensor([0, 1, 0, 1])
     assert expected_calibration_error(probabilities, labels) == pytest.approx(0.5 * 0.4 + 0.5 * 0.4)
+
+
+def test_reliability_counts_answers_by_their_confidence():
+    probabilities = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.4, 0.6]])
+    bins = reliability(probabilities, torch.tensor([0, 1, 0, 1]), bins=4)
+    torch.testing.assert_close(bins[2], torch.tensor([2, 1.2, 2], dtype=torch.double))
+    torch.testing.assert_close(bins[3], torch.tensor([2, 1.8, 1], dtype=torch.double))
+    assert bins[:2].sum() == 0
+
+
+def test_reliability_of_parts_adds_up():
+    probabilities = torch.rand(50, 3, generator=torch.Generator().manual_seed(1)).softmax(-1)
+    labels = torch.randint(3, (50,), generator=torch.Generator().manual_seed(2))
+    parts = reliability(probabilities[:20], labels[:20]) + reliability(probabilities[20:], labels[20:])
+    assert calibration_error(parts) == pytest.approx(expected_calibration_error(probabilities, labels))
 
 
 def test_sure_and_right_is_calibrated_and_sure_and_wrong_is_not():
