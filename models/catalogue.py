@@ -10,13 +10,21 @@ from torch import Tensor, nn
 
 from data_contracts.errors import ModelError, ModelRefused
 from models.fused import EpisodeLoss, FusedLearner, FusedModel, query_cross_entropy
+from models.generation.feature_generator import FeatureGeneratorHead, generator_loss
+from models.generation.hypernetwork import HypernetworkHead
+from models.generation.in_context import InContextHead
+from models.generation.parameter_gan import ParameterGanHead, adversarial_loss
 from models.learner import DomainModel, Prior
 from models.metric.mahalanobis import MahalanobisHead
+from models.metric.network import contrastive_head, triplet_head
 from models.metric.prototypical import PrototypicalHead
+from models.metric.set_attention import SetAttentionHead
+from models.metric.transductive import TransductiveHead
 from models.optimisation.learned_optimizer import LearnedOptimizerHead, unrolled_loss
 from models.optimisation.maml import anil_head, fomaml_head, maml_head, meta_sgd_head
 from models.optimisation.ridge import RidgeHead
 from models.selection import AutoLearner, Selector
+from models.similarity import SimilarityHead
 
 AUTO = AutoLearner.kind
 ALL = "all"
@@ -39,12 +47,21 @@ class Entry:
 CATALOGUE: dict[str, Entry] = {
     "metric": Entry("metric", PrototypicalHead),
     "mahalanobis": Entry("metric", MahalanobisHead),
+    "triplet": Entry("metric", triplet_head),
+    "contrastive": Entry("metric", contrastive_head),
+    "set_attention": Entry("metric", SetAttentionHead),
+    "transductive": Entry("metric", TransductiveHead, is_transductive=True),
     "ridge": Entry("optimisation", RidgeHead),
     "maml": Entry("optimisation", maml_head),
     "fomaml": Entry("optimisation", fomaml_head),
     "anil": Entry("optimisation", anil_head),
     "meta_sgd": Entry("optimisation", meta_sgd_head),
     "learned_optimizer": Entry("optimisation", LearnedOptimizerHead, unrolled_loss),
+    "similarity": Entry("fusion", SimilarityHead),
+    "hypernetwork": Entry("generation", HypernetworkHead),
+    "parameter_gan": Entry("generation", ParameterGanHead, adversarial_loss),
+    "feature_generator": Entry("generation", FeatureGeneratorHead, generator_loss),
+    "in_context": Entry("generation", InContextHead),
 }
 
 LEARNERS: tuple[str, ...] = tuple(CATALOGUE)

@@ -142,8 +142,9 @@ def test_answers_to_a_batch_equal_those_of_the_adapted_domain_model(trained, toy
     query = torch.tensor([row for row in range(60) if row not in support.tolist()])
     model = trained.adapt(domain, support)
     batch = as_episode(domain, support, query)
-    assert_near(model.predict(domain)[query], answers(trained, batch)[0], atol=5e-3)
-    assert torch.equal(model.predict(domain)[query].argmax(-1), answers(trained, batch)[0].argmax(-1))
+    found, expected = model.predict(domain.take(query)), answers(trained, batch)[0]
+    assert_near(found, expected, atol=5e-3)
+    assert torch.equal(found.argmax(-1), expected.argmax(-1))
 
 
 def test_each_episode_of_a_batch_is_answered_as_if_alone(trained, toys):

@@ -1,0 +1,125 @@
+"""A metric network trained by the triplet or the contrastive loss, beside the distances of nearest centroid.
+
+The network is trained on labelled items of base classes in the common space, as in Hadsell et al., 2006, and Hoffer and
+Ailon, 2015, https://arxiv.org/abs/1412.6622. Departures: the embedding below it is frozen; and squared distances in its
+space are added to those of nearest centroid with a learned strength, which may depend on the shot and starts at zero.
+
+A network knows the classes that it was trained on too well. Its weights are therefore no concern of the outer loop:
+they are fitted on one fold of the classes, while the strength is learned on episodes of the other.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from models.common_space import COMMON_DIM
+from models.grams import EpisodeGrams
+from models.metric.known import where_known
+from models.metric.losses import ROUNDING, contrastive_loss, euclidean, squared_distances, triplet_loss
+from models.nearest import NearestCentroid, nearness
+from models.strength import ByShot
+
+TRIPLET_MARGIN = 0.3
+CONTRASTIVE_MARGIN = 1.5
+"""Items have about unit length, which the untrained network keeps: those of different classes are about √2 apart."""
+
+STEPS = 100
+BATCH = 128
+LEARNING_RATE = 1e-3
+
+DistanceLoss = Callable[[Float[Tensor, "item item"], Int[Tensor, " item"]], Float[Tensor, ""]]
+
+
+class MetricNetwork(nn.Module):
+    """Two layers from the common space to a smaller one, where lengths are free.
+
+    It starts as a random projection that keeps lengths: hidden units come in pairs of opposite sign, and since
+    `relu(a) - relu(-a) = a`, the second layer can put together what the first has cut apart.
+    """
+
+    def __init__(self, n_inputs: int = COMMON_DIM, n_hidden: int = 256, n_outputs: int = 64) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(n_inputs, n_hidden)
+        self.out = nn.Linear(n_hidden, n_outputs)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Go back to the start, which is the same for every network of this size."""
+        draw = torch.Generator().manual_seed(0)
+        n_pairs, n_inputs, n_outputs = self.hidden.out_features // 2, self.hidden.in_features, self.out.out_features
+        first = nn.init.orthogonal_(torch.empty(n_pairs, n_inputs), (n_inputs / n_pairs) ** 0.5, draw)
+        last = nn.init.orthogonal_(torch.empty(n_outputs, n_pairs), (n_pairs / n_outputs) ** 0.5, draw)
+        with torch.no_grad():
+            self.hidden.weight.copy_(torch.cat([first, -first]))
+            self.out.weight.copy_(torch.cat([last, -last], dim=1))
+            self.hidden.bias.zero_()
+            self.out.bias.zero_()
+
+    def forward(self, items: Float[Tensor, "*batch n_inputs"]) -> Float[Tensor, "*batch n_outputs"]:
+        """Return the items in the learned space."""
+        projected: Tensor = self.out(self.hidden(items).relu())
+        return projected
+
+
+class LearnedMetricHead(nn.Module):
+    """Score queries by their squared distance to class prototypes, in the fused space and in the network's."""
+
+    def __init__(self, loss: DistanceLoss) -> None:
+        super().__init__()
+        self.loss = loss
+        self.nearest = NearestCentroid()
+        self.network = MetricNetwork().requires_grad_(False)
+        self.gate = ByShot()
+
+    def forward(self, grams: EpisodeGrams, weights: Float[Tensor, "batch view"]) -> Float[Tensor, "batch query way"]:
+        """Return logits of the queries."""
+        support, query = (self.network(items) for items in grams.items.common(weights))
+        share = grams.membership / grams.membership.sum(1, keepdim=True).clamp(min=1)
+        learned = where_known(squared_distances(query, share.mT @ support), grams) / spread(support, grams.is_real)
+        gate = self.gate(grams.shots).clamp(min=0).unsqueeze(-1)
+        distances = (gate * learned - nearness(grams, weights)) / (1 + gate)
+        return -self.nearest.scale(grams) * distances
+
+    def fit(self, items: Sequence[Float[Tensor, "_ common"]], labels: Sequence[Int[Tensor, " _"]]) -> None:
+        """Train the network, from its start, on labelled items of one domain after another."""
+        self.network.reset_parameters()
+        train_network(self.network, items, labels, self.loss)
+
+
+def spread(
+    items: Float[Tensor, "batch support dim"], is_real: Float[Tensor, "batch support"]
+) -> Float[Tensor, "batch 1 1"]:
+    """Return the mean squared distance of the real items to their centre, by which lengths are made comparable."""
+    share = (is_real / is_real.sum(-1, keepdim=True).clamp(min=1)).unsqueeze(-1)
+    centre = (share * items).sum(1, keepdim=True)
+    return (share * (items - centre).square()).sum((1, 2), keepdim=True).clamp(min=ROUNDING)
+
+
+@torch.enable_grad()
+def train_network(
+    network: MetricNetwork,
+    items: Sequence[Float[Tensor, "_ common"]],
+    labels: Sequence[Int[Tensor, " _"]],
+    loss: DistanceLoss,
+) -> None:
+    """Take `STEPS` steps on batches of items, each of one domain, drawn by a generator of its own."""
+    network.requires_grad_(True)
+    optimiser = torch.optim.Adam(network.parameters(), LEARNING_RATE)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, STEPS)
+    draw = torch.Generator().manual_seed(0)
+    for _ in range(STEPS):
+        domain = int(torch.randint(len(items), (), generator=draw))
+        rows = torch.randperm(len(items[domain]), generator=draw)[:BATCH]
+        projected = network(items[domain][rows])
+        optimiser.zero_grad()
+        loss(euclidean(squared_distances(projected, projected)), labels[domain][rows]).backward()
+        optimiser.step()
+        schedule.step()
+    network.requires_grad_(False)
+
+
+triplet_head = partial(LearnedMetricHead, partial(triplet_loss, margin=TRIPLET_MARGIN))
+contrastive_head = partial(LearnedMetricHead, partial(contrastive_loss, margin=CONTRASTIVE_MARGIN))

@@ -1,0 +1,109 @@
+"""Fusion in similarity space: a learner that sees Gram matrices and what they tell of each view, and nothing else.
+
+For every query, class and view a small network reads how similar the query is to the class's support (the mean, the
+nearest, the farthest), how tight the class is, how well the view separates the support, and whether the other views
+agree. From that it makes evidence for the class, and how far to trust the view for this query. No parameter belongs to
+a view, a modality, an encoder or a dimension, so all of them may be new (deep sets: Zaheer et al., 2017,
+https://arxiv.org/abs/1703.06114, are what makes it indifferent to the order of views and of support items).
+
+Evidence and trust each have a strength that follows the shot and starts at zero: untrained, this is nearest centroid.
+"""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from models.fusion import separability
+from models.grams import EpisodeGrams, squared_distances
+from models.nearest import NearestCentroid
+from models.strength import ByShot
+
+HIDDEN = 32
+STATISTICS = 12
+SHARPNESS = 10.0
+"""Of the soft maximum and minimum of similarities."""
+LARGEST_TRUST = 5.0
+"""Bound on the logarithm of the factor of a view's weight."""
+
+
+class SimilarityHead(nn.Module):
+    """Weigh views by query, and add evidence from similarities to the nearness of each class."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nearest = NearestCentroid()
+        self.trunk = nn.Sequential(nn.Linear(STATISTICS, HIDDEN), nn.Tanh(), nn.Linear(HIDDEN, HIDDEN), nn.Tanh())
+        self.evidence = nn.Linear(HIDDEN, 1)
+        self.trust = nn.Linear(2 * HIDDEN, 1)
+        self.evidence_strength = ByShot()
+        self.trust_strength = ByShot()
+
+    def forward(self, grams: EpisodeGrams, weights: Float[Tensor, "batch view"]) -> Float[Tensor, "batch query way"]:
+        """Return logits of the queries."""
+        shares = _normalised(weights.unsqueeze(-1) * grams.query_presence)
+        hidden = self.trunk(describe(grams, shares))
+        is_known = known_classes(grams)
+        evidence = mean_where_unknown(self.evidence(hidden).squeeze(-1), is_known)
+        strength = self.evidence_strength(grams.shots)[:, :, None, None]
+        scores = strength * evidence - squared_distances(grams)
+        shares = _normalised(shares * self.factors(hidden, is_known, grams))
+        logits: Tensor = self.nearest.scale(grams) * torch.einsum("bvq,bvqw->bqw", shares, scores)
+        return logits
+
+    def factors(
+        self,
+        hidden: Float[Tensor, "batch view query way hidden"],
+        is_known: Bool[Tensor, "batch view 1 way"],
+        grams: EpisodeGrams,
+    ) -> Float[Tensor, "batch view query"]:
+        """Return what multiplies a view's weight for a query, from all classes together."""
+        mask = is_known.unsqueeze(-1)
+        mean = (hidden * mask).sum(3) / mask.sum(3).clamp(min=1)
+        most = hidden.masked_fill(~mask, -1.0).amax(3)
+        trust = self.trust(torch.cat([mean, most], dim=-1)).squeeze(-1).tanh()
+        strength = self.trust_strength(grams.shots).unsqueeze(-1)
+        factors: Tensor = (LARGEST_TRUST * (strength * trust).tanh()).exp()
+        return factors
+
+
+def describe(
+    grams: EpisodeGrams, shares: Float[Tensor, "batch view query"]
+) -> Float[Tensor, "batch view query way statistic"]:
+    """Describe each query beside each class in each view; zero where the class has no item with the view."""
+    members = grams.membership.unsqueeze(1) * grams.support_presence.unsqueeze(-1)
+    counts = members.sum(2)
+    is_known = known_classes(grams)
+    share = members / counts.clamp(min=1).unsqueeze(2)
+    mean = grams.cross @ share
+    nearest, farthest = (
+        (sign * SHARPNESS * grams.cross).exp().matmul(share).clamp(min=1e-6).log() / (sign * SHARPNESS)
+        for sign in (1, -1)
+    )
+    length = (share * (grams.support @ share)).sum(2).clamp(min=1e-6).unsqueeze(2)
+    cosine = mean / length.sqrt()
+    n_known = is_known.sum(-1, keepdim=True).clamp(min=1)
+    offset = torch.where(is_known, cosine - (cosine * is_known).sum(-1, keepdim=True) / n_known, 0.0)
+    standing = offset / (offset.square().sum(-1, keepdim=True) / n_known + 1e-4).sqrt()
+    agreement = (shares.unsqueeze(-1) * standing).sum(1, keepdim=True)
+    of_view = separability(grams)[:, :, None, None].unbind(-1)
+    shot, way = counts.clamp(min=1).log().unsqueeze(2), n_known.log()
+    columns = [mean, nearest, farthest, cosine, standing, agreement, length, *of_view, shot, way]
+    stacked = torch.stack([column.expand(mean.shape) for column in columns], dim=-1)
+    return torch.where(is_known.unsqueeze(-1), stacked, 0.0)
+
+
+def known_classes(grams: EpisodeGrams) -> Bool[Tensor, "batch view 1 way"]:
+    """Say which classes have a support item with the view."""
+    return (grams.support_presence.float() @ grams.membership > 0).unsqueeze(2)
+
+
+def mean_where_unknown(
+    values: Float[Tensor, "batch view query way"], is_known: Bool[Tensor, "batch view 1 way"]
+) -> Float[Tensor, "batch view query way"]:
+    """Give classes without the view the mean over those with it: absence favours no class."""
+    mean = (values * is_known).sum(-1, keepdim=True) / is_known.sum(-1, keepdim=True).clamp(min=1)
+    return torch.where(is_known, values, mean)
+
+
+def _normalised(shares: Float[Tensor, "batch view query"]) -> Float[Tensor, "batch view query"]:
+    return shares / shares.sum(1, keepdim=True).clamp(min=1e-6)

@@ -1,0 +1,98 @@
+import pytest
+import torch
+from synthetic import draw, make_domain
+from torch import Tensor
+
+from models.common_space import COMMON_DIM
+from models.geometry import centred_views
+from models.grams import EpisodeGrams, PlacedItems, distinct_rows, gather_grams
+from models.metric.losses import euclidean, squared_distances
+from models.metric.network import LearnedMetricHead, MetricNetwork, contrastive_head, triplet_head
+from models.nearest import nearness
+
+WEIGHTS = torch.tensor([0.5, 0.3, 0.2])
+
+
+@pytest.fixture
+def episode() -> EpisodeGrams:
+    batch = draw(make_domain(), batch=1, n_way=4, n_shot=3)
+    rows, support, query = distinct_rows(batch)
+    views = tuple(centred_views(batch.domain, rows).values())
+    items = PlacedItems(views, tuple(view.encoder_id for view in batch.domain.views), support, query)
+    return gather_grams(items, batch.domain.presence[rows], batch.membership)
+
+
+@pytest.fixture(params=[triplet_head, contrastive_head], ids=["triplet", "contrastive"])
+def head(request: pytest.FixtureRequest) -> LearnedMetricHead:
+    return request.param()
+
+
+def clouds(classes: range) -> tuple[Tensor, Tensor]:
+    """Classes that differ along a few directions of the common space, in noise along all."""
+    generator = torch.Generator().manual_seed(1)
+    centres = torch.zeros(20, COMMON_DIM)
+    centres[:, :8] = torch.randn(20, 8, generator=generator)
+    labels = torch.tensor(list(classes)).repeat_interleave(30)
+    noise = torch.randn(len(labels), COMMON_DIM, generator=torch.Generator().manual_seed(2 + classes.start))
+    return torch.nn.functional.normalize(centres[labels] + 0.4 * noise, dim=-1), labels
+
+
+def contrast(items: Tensor, labels: Tensor) -> float:
+    """Mean distance between classes as a multiple of that within them."""
+    distances = euclidean(squared_distances(items, items))
+    same = labels[:, None] == labels
+    return float(distances[~same].mean() / distances[same & (distances > 0)].mean())
+
+
+def test_untrained_network_is_a_projection_that_keeps_lengths():
+    network = MetricNetwork()
+    items, _ = clouds(range(10))
+    with torch.no_grad():
+        torch.testing.assert_close(network(2 * items - 1), 2 * network(items) + network(-torch.ones_like(items)))
+        assert network(items).square().sum(-1).mean().item() == pytest.approx(1.0, abs=0.1)
+
+
+def test_network_starts_anew_the_same(head):
+    start = {name: value.clone() for name, value in head.network.state_dict().items()}
+    items, labels = clouds(range(10))
+    head.fit([items], [labels])
+    once = {name: value.clone() for name, value in head.network.state_dict().items()}
+    assert not torch.equal(once["hidden.weight"], start["hidden.weight"])
+    head.fit([items], [labels])
+    assert all(torch.equal(value, once[name]) for name, value in head.network.state_dict().items())
+    head.network.reset_parameters()
+    assert all(torch.equal(value, start[name]) for name, value in head.network.state_dict().items())
+
+
+def test_fitted_network_sets_apart_classes_it_has_not_seen(head):
+    items, labels = clouds(range(10, 20))
+    with torch.no_grad():
+        before = contrast(head.network(items), labels)
+        head.fit(*([part] for part in clouds(range(10))))
+        after = contrast(head.network(items), labels)
+    assert after > 1.2 * before
+
+
+def test_fitting_survives_domains_without_labelled_items(head):
+    items, labels = clouds(range(2))
+    head.fit([items[:0], items[:1], items], [labels[:0], labels[:1], labels])
+    assert all(value.isfinite().all() for value in head.network.state_dict().values())
+
+
+def test_outer_loop_has_no_hold_on_the_network(head, episode):
+    head(episode, WEIGHTS[None])[0, :, 0].sum().backward()
+    assert all(not parameter.requires_grad for parameter in head.network.parameters())
+    assert head.gate.level.grad.any()
+
+
+def test_logits_are_a_mean_of_both_distances_by_the_gate(head, episode):
+    with torch.no_grad():
+        head.gate.level.fill_(0.5)
+        support, query = (head.network(items)[0] for items in episode.items.common(WEIGHTS[None]))
+        found = head(episode, WEIGHTS[None])[0]
+    labels = episode.membership[0].argmax(-1)
+    prototypes = torch.stack([support[labels == way].mean(0) for way in range(4)])
+    spread = (support - support.mean(0)).square().sum(-1).mean()
+    learned = torch.cdist(query, prototypes).square() / spread
+    expected = -torch.tensor(2.0).exp() * (0.5 * learned - nearness(episode, WEIGHTS[None])[0]) / 1.5
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)

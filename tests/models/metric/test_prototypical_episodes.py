@@ -1,0 +1,46 @@
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from models.metric.network import MetricNetwork
+from models.metric.prototypical_episodes import class_means, prototype_logits, prototypical_loss
+
+WAY, SHOT, QUERY, DIM = 3, 2, 4, 10
+
+
+def drawn(batch: int = 5, dim: int = DIM, seed: int = 0):
+    generator = torch.Generator().manual_seed(seed)
+    items = torch.randn(batch, WAY * (SHOT + QUERY), dim, generator=generator)
+    membership = torch.eye(WAY).repeat_interleave(SHOT, 0).expand(batch, -1, -1).clone()
+    labels = torch.arange(WAY).repeat_interleave(QUERY).expand(batch, -1).clone()
+    return items, membership, labels
+
+
+def test_prototype_is_the_mean_of_its_class():
+    items = torch.tensor([[[0.0, 0.0], [2.0, 0.0], [5.0, 5.0], [9.0, 9.0]]])
+    membership = torch.tensor([[[1.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 0]]])
+    assert class_means(items, membership).tolist() == [[[1, 0], [5, 5], [0, 0]]]
+
+
+def test_logits_are_minus_squared_distances_but_for_a_number_per_query():
+    items, membership, _ = drawn()
+    support, query = items[:, : WAY * SHOT], items[:, WAY * SHOT :]
+    expected = -torch.cdist(query, class_means(support, membership)).square()
+    logits = prototype_logits(support, query, membership)
+    torch.testing.assert_close(logits.log_softmax(-1), expected.log_softmax(-1), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("has_padding", [False, True], ids=["full", "padded"])
+def test_loss_and_its_gradient_are_those_of_distances_in_the_space_of_the_network(has_padding):
+    items, membership, labels = drawn()
+    if has_padding:
+        membership[0, 1], labels[1, 2:5] = 0, -1
+    network = MetricNetwork(DIM, 16, 8)
+    torch.nn.init.normal_(network.out.bias)
+    support, query = network(items[:, : WAY * SHOT]), network(items[:, WAY * SHOT :])
+    logits = -(query.unsqueeze(2) - class_means(support, membership).unsqueeze(1)).square().sum(-1)
+    expected = cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-1)
+    loss = prototypical_loss(network, items, membership, labels)
+    torch.testing.assert_close(loss, expected)
+    weights = (network.hidden.weight, network.hidden.bias, network.out.weight)
+    torch.testing.assert_close(torch.autograd.grad(loss, weights), torch.autograd.grad(expected, weights))
