@@ -1,8 +1,12 @@
 """What a run is asked to do. Frozen, JSON-friendly, every default runs; a run logs its config whole."""
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from data_contracts.names import DomainName
+
+ClusterMethod = Literal["k_means", "hdbscan"]
 
 
 class Config(BaseModel):
@@ -60,7 +64,10 @@ class ScoreConfig(Config):
     false_alarm_rate: float = Field(
         default=0.05, gt=0, lt=0.5, description="share of normal items flagged as anomalies"
     )
-    clusters: int | None = Field(default=None, ge=2, description="None: chosen by silhouette")
+    cluster_method: ClusterMethod = Field(
+        default="k_means", description="hdbscan finds the number itself and leaves items out that are in no dense place"
+    )
+    clusters: int | None = Field(default=None, ge=2, description="of k_means; None: chosen by silhouette")
     seed: int = Field(default=0, ge=0)
 
 

@@ -150,6 +150,7 @@ class ScoreReport(Report):
     abstained: int
     anomalies: int
     clusters: int
+    cluster_stability: float = Field(description="mean adjusted Rand index with new groupings of random halves")
     labels: dict[str, int] = Field(description="predicted label to number of items, abstentions left out")
     is_new: bool = Field(description="false: these items were scored by this version before")
     seconds: float

@@ -92,12 +92,15 @@ PREDICTIONS = pa.schema(
         pa.field("is_abstained", pa.bool_(), nullable=False),
         pa.field("probabilities_json", pa.string(), nullable=False),
         pa.field("cluster", pa.int64(), nullable=False),
+        pa.field("cluster_stability", pa.float32()),
         pa.field("anomaly_score", pa.float32(), nullable=False),
         pa.field("is_anomaly", pa.bool_(), nullable=False),
         pa.field("at", INSTANT, nullable=False),
     ]
 )
-"""`rung` is the step of the fallback ladder that answered: champion, prior_and_support, nearest_centroid, abstain."""
+"""`rung` is the step of the fallback ladder that answered: champion, prior_and_support, nearest_centroid, abstain.
+`cluster` is -1 for an item in no group; `cluster_stability` is that of all groups of its run together.
+"""
 
 PROMOTIONS = pa.schema(
     [

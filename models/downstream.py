@@ -1,19 +1,28 @@
 """What the learned space is used for: answers with abstention, clusters, anomalies."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from sklearn.cluster import KMeans
+from sklearn.cluster import HDBSCAN, KMeans
 from sklearn.metrics import adjusted_rand_score, silhouette_score
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
+from data_contracts.configs import ClusterMethod
 from data_contracts.errors import EpisodeTooSmall
 
 CLUSTER_SAMPLE = 2000
-"""Silhouettes and stability are measured on at most this many items."""
+"""Silhouettes are measured on at most this many items."""
+
+SMALLEST_GROUP = 5
+"""Fewer items that lie close together are no group to HDBSCAN."""
+
+Grouping = Callable[..., np.ndarray]
+"""Called as `group(items, seed=seed)`; returns a number for each item, -1 for none."""
 
 
 def abstention_threshold(probabilities: Float[Tensor, "item way"], accuracy: float) -> float:
@@ -31,20 +40,29 @@ def abstention_threshold(probabilities: Float[Tensor, "item way"], accuracy: flo
 
 @dataclass(frozen=True)
 class Clusters:
-    """A grouping of all items; -1 marks an item that has no view at all."""
+    """A grouping of all items; -1 marks an item that is in no group."""
 
     numbers: Int[Tensor, " item"]
     silhouette: float
+    """Mean over items in groups; 0 if there are fewer than two groups."""
     stability: float
-    """Mean adjusted Rand index between the grouping and groupings of random halves (Hubert and Arabie, 1985)."""
+    """Mean adjusted Rand index (Hubert and Arabie, 1985) between the grouping and new groupings of random halves."""
 
 
 def cluster(
-    embedding: Float[Tensor, "item dim"], *, count: int | None = None, max_count: int = 30, seed: int = 0
+    embedding: Float[Tensor, "item dim"],
+    *,
+    method: ClusterMethod = "k_means",
+    count: int | None = None,
+    max_count: int = 30,
+    seed: int = 0,
 ) -> Clusters:
-    """Group items by k-means; `count` None picks the number with the best mean silhouette.
+    """Group items that have any view, by k-means or by density.
 
-    There are never more groups than different items.
+    K-means makes `count` groups, by default as many as have the best mean silhouette, and never more than there are
+    different items. HDBSCAN (Campello, Moulavi and Sander, 2013, https://doi.org/10.1007/978-3-642-37456-2_14) finds
+    the number of groups itself and leaves items out that are in no dense place; `count` plays no part in it, and its
+    cost grows with the square of the number of items.
 
     Raises:
         EpisodeTooSmall: fewer than three items have a view.
@@ -58,38 +76,48 @@ def cluster(
         )
     generator = np.random.default_rng(seed)
     sample = generator.permutation(len(items))[:CLUSTER_SAMPLE]
-    count = min(count, len(items) - 1) if count else _best_count(items[sample], max_count, seed)
-    grouping = _k_means(items, count, seed)
+    group: Grouping = _hdbscan
+    if method == "k_means":
+        chosen = min(count, len(items) - 1) if count else _best_count(items[sample], max_count, seed)
+        group = partial(_k_means, count=chosen)
+    labels = group(items, seed=seed)
     numbers = torch.full((len(embedding),), -1)
-    numbers[is_known] = torch.from_numpy(grouping.labels_).long()
-    silhouette = _silhouette(items[sample], grouping.labels_[sample])
-    return Clusters(numbers, silhouette, _stability(items, grouping.labels_, count, generator))
+    numbers[is_known] = torch.from_numpy(labels).long()
+    return Clusters(numbers, _silhouette(items[sample], labels[sample]), _stability(items, labels, group, generator))
 
 
 def _best_count(items: "np.ndarray", max_count: int, seed: int) -> int:
     highest = min(max_count, len(items) - 1)
     tried = sorted({min(highest, round(count)) for count in np.geomspace(2, highest, 8)})
-    scores = {count: _silhouette(items, _k_means(items, count, seed).labels_) for count in tried}
+    scores = {count: _silhouette(items, _k_means(items, seed=seed, count=count)) for count in tried}
     best: int = max(scores, key=lambda count: scores[count])
     return best
 
 
 def _silhouette(items: "np.ndarray", labels: "np.ndarray") -> float:
-    return float(silhouette_score(items, labels)) if len(np.unique(labels)) > 1 else 0.0
+    grouped = labels >= 0
+    is_defined = 1 < len(np.unique(labels[grouped])) < grouped.sum()
+    return float(silhouette_score(items[grouped], labels[grouped])) if is_defined else 0.0
 
 
-def _stability(items: "np.ndarray", labels: "np.ndarray", count: int, generator: np.random.Generator) -> float:
+def _stability(items: "np.ndarray", labels: "np.ndarray", group: Grouping, generator: np.random.Generator) -> float:
     agreements = []
     for number in range(4):
-        half = generator.permutation(len(items))[: max(count, len(items) // 2)]
-        again = _k_means(items[half], count, number + 1).predict(items)
-        agreements.append(adjusted_rand_score(labels, again))
+        half = generator.permutation(len(items))[: max(2, len(items) // 2)]
+        agreements.append(adjusted_rand_score(labels[half], group(items[half], seed=number + 1)))
     return float(np.mean(agreements))
 
 
-def _k_means(items: "np.ndarray", count: int, seed: int) -> KMeans:
+def _k_means(items: "np.ndarray", *, seed: int, count: int) -> "np.ndarray":
     different = len({item.tobytes() for item in items})
-    return KMeans(min(count, different), n_init=4, random_state=seed).fit(items)
+    labels: np.ndarray = KMeans(min(count, different), n_init=4, random_state=seed).fit(items).labels_
+    return labels
+
+
+def _hdbscan(items: "np.ndarray", *, seed: int) -> "np.ndarray":
+    """Find groups of at least five items; nothing in it is random."""
+    labels: np.ndarray = HDBSCAN(min_cluster_size=min(SMALLEST_GROUP, len(items)), copy=True).fit(items).labels_
+    return labels
 
 
 @dataclass(frozen=True)

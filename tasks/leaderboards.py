@@ -83,7 +83,7 @@ def scores_table(report: Mapping[str, Any]) -> str:
     """Return in Markdown how many items got which label."""
     head = (
         f"{report['items']} items: {report['abstained']} without an answer, {report['anomalies']} anomalies, "
-        f"{report['clusters']} clusters. Answered by {report['rung']}."
+        f"{report['clusters']} clusters of stability {report['cluster_stability']:.2f}. Answered by {report['rung']}."
     )
     rows = [(name, str(count)) for name, count in sorted(report["labels"].items(), key=lambda entry: -entry[1])]
     return "\n\n".join([f"# {report['domain']}", head, _table(("label", "items"), rows)])

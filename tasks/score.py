@@ -126,7 +126,7 @@ def _predictions(data: DomainData, rung: Rung, config: ScoreConfig, score_id: st
     threshold = abstention_threshold(probabilities[is_known], config.coverage) if probabilities.shape[1] else torch.inf
     progress.report(1, 3, f"score {data.domain}: find groups")
     embedding = _embedding(data, rung.model)
-    groups = cluster(embedding, count=config.clusters, seed=config.seed)
+    groups = cluster(embedding, method=config.cluster_method, count=config.clusters, seed=config.seed)
     progress.report(2, 3, f"score {data.domain}: find anomalies")
     anomalies = find_anomalies(embedding[is_known], embedding[is_known], false_alarm_rate=config.false_alarm_rate)
     scores, alarms = torch.zeros(len(data)), torch.zeros(len(data), dtype=torch.bool)
@@ -149,6 +149,7 @@ def _predictions(data: DomainData, rung: Rung, config: ScoreConfig, score_id: st
         "is_abstained": abstained.numpy(),
         "probabilities_json": [_as_json(classes, row) for row in probabilities.tolist()],
         "cluster": groups.numbers.numpy(),
+        "cluster_stability": [groups.stability] * len(data),
         "anomaly_score": scores.numpy(),
         "is_anomaly": alarms.numpy(),
         "at": [datetime.now(UTC)] * len(data),
@@ -199,6 +200,7 @@ def _report(rows: pa.Table, rung: Rung, is_new: bool, seconds: float) -> ScoreRe
         abstained=_count(rows["is_abstained"]),
         anomalies=_count(rows["is_anomaly"]),
         clusters=len({number for number in rows["cluster"].to_pylist() if number >= 0}),
+        cluster_stability=rows["cluster_stability"][0].as_py(),
         labels={entry["values"]: entry["counts"] for entry in answered},
         is_new=is_new,
         seconds=seconds,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from data_contracts.configs import AdaptConfig, MetaTrainConfig, ScoreConfig, TrainConfig
+from data_contracts.configs import AdaptConfig, ClusterMethod, MetaTrainConfig, ScoreConfig, TrainConfig
 from data_contracts.names import check_domain
 from data_contracts.reports import AdaptReport
 from deployments.cli.answer import Answer, facts_table
@@ -78,7 +78,10 @@ def score(
     false_alarm_rate: Annotated[
         float, typer.Option(min=0.001, max=0.499, help="Share of normal items that may be called anomalies.")
     ] = ScoreConfig().false_alarm_rate,
-    clusters: Annotated[int | None, typer.Option(min=2, help="Default: chosen from the data.")] = None,
+    cluster_method: Annotated[
+        ClusterMethod, typer.Option(help="hdbscan finds the number itself and leaves some items out.")
+    ] = "k_means",
+    clusters: Annotated[int | None, typer.Option(min=2, help="Of k_means. Default: chosen from the data.")] = None,
     seed: Seed = 0,
 ) -> Answer:
     """Label, cluster and check every item of a domain; the answers go to the table predictions.
@@ -87,6 +90,12 @@ def score(
     """
     from flows.score_domain import score_domain
 
-    config = ScoreConfig(coverage=coverage, false_alarm_rate=false_alarm_rate, clusters=clusters, seed=seed)
+    config = ScoreConfig(
+        coverage=coverage,
+        false_alarm_rate=false_alarm_rate,
+        cluster_method=cluster_method,
+        clusters=clusters,
+        seed=seed,
+    )
     report = score_domain(domain=check_domain(domain), config=config)
     return Answer(report, facts_table(report))

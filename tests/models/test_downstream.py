@@ -4,6 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
+from sklearn.cluster import HDBSCAN, KMeans
 from sklearn.metrics import adjusted_rand_score, silhouette_score
 
 from data_contracts.errors import EpisodeTooSmall
@@ -100,6 +101,49 @@ def test_copies_of_two_items_are_two_clusters_however_many_are_asked_for():
     items = torch.eye(2).repeat(6, 1)
     assert adjusted_rand_score(cluster(items, count=5).numbers.tolist(), [0, 1] * 6) == 1.0
     assert cluster(items).silhouette == 1.0
+
+
+def test_k_means_is_that_of_scikit_learn():
+    items, _ = blobs(6, spread=1.0)
+    expected = KMeans(6, n_init=4, random_state=3).fit(items.numpy())
+    found = cluster(items, count=6, seed=3)
+    assert found.numbers.tolist() == expected.labels_.tolist()
+    assert found.silhouette == pytest.approx(silhouette_score(items.numpy(), expected.labels_), abs=1e-5)
+
+
+def test_density_finds_the_blobs_counts_them_and_leaves_strangers_out():
+    items, truth = blobs(4)
+    strangers = torch.tensor([[9.0, 9.0, 9.0, 9.0, 9.0], [-9.0, 0.0, 9.0, 0.0, -9.0]])
+    everything = torch.cat([items, strangers])
+    found = cluster(everything, method="hdbscan")
+    assert adjusted_rand_score(truth.tolist(), found.numbers[:80].tolist()) == 1.0
+    assert found.numbers[80:].tolist() == [-1, -1]
+    assert found.numbers.tolist() == HDBSCAN(min_cluster_size=5, copy=True).fit(everything.numpy()).labels_.tolist()
+    assert found.silhouette == pytest.approx(silhouette_score(items.numpy(), truth.numpy()), abs=1e-5)
+    assert found.stability > 0.9
+
+
+def test_density_leaves_the_items_it_is_given_as_they_are():
+    items, _ = blobs(2)
+    before = items.clone()
+    cluster(items, method="hdbscan")
+    assert torch.equal(items, before)
+
+
+@pytest.mark.parametrize("method", ["k_means", "hdbscan"])
+def test_stability_is_high_where_there_are_groups_and_low_where_there_are_none(method):
+    items, _ = blobs(4)
+    noise = torch.rand(80, 5, generator=torch.Generator().manual_seed(0))
+    assert cluster(items, method=method).stability > 0.9
+    assert cluster(noise, method=method, count=6 if method == "k_means" else None).stability < 0.6
+
+
+@pytest.mark.parametrize("count", [3, 4, 7])
+def test_few_items_have_no_dense_place(count):
+    items = torch.randn(count, 3, generator=torch.Generator().manual_seed(0))
+    found = cluster(items, method="hdbscan")
+    assert found.numbers.shape == (count,)
+    assert -1 <= found.stability <= 1
 
 
 def test_two_items_cannot_be_grouped():

@@ -56,6 +56,16 @@ def test_champion_answers_for_every_item(adapted):
     assert len({row["cluster"] for row in rows}) == report.clusters == 8
 
 
+def test_groups_by_density_are_other_groups_and_both_have_a_stability(adapted):
+    by_means = score_items(adapted, "two", ScoreConfig(clusters=8))
+    by_density = score_items(adapted, "two", ScoreConfig(cluster_method="hdbscan"))
+    assert by_density.is_new
+    assert 0 < by_density.clusters <= 8
+    stored = {row["score_id"]: row["cluster_stability"] for row in adapted.read("predictions").to_pylist()}
+    assert stored == {report.score_id: report.cluster_stability for report in (by_means, by_density)}
+    assert all(0 < stability <= 1 for stability in stored.values())
+
+
 def test_scoring_again_writes_nothing(adapted):
     first = score_items(adapted, "two", ScoreConfig())
     version = adapted.version("predictions")
