@@ -81,7 +81,8 @@ class LearnedMetricHead(nn.Module):
         learned = where_known(squared_distances(query, share.mT @ support), grams) / spread(support, grams.is_real)
         gate = self.gate(grams.shots).clamp(min=0).unsqueeze(-1)
         distances = (gate * learned - nearness(grams, weights)) / (1 + gate)
-        return -self.nearest.scale(grams) * distances
+        logits: Tensor = -self.nearest.scale(grams) * distances
+        return logits
 
     def fit(self, items: Sequence[Float[Tensor, "_ common"]], labels: Sequence[Int[Tensor, " _"]]) -> None:
         """Train the network, from its start, on labelled items of one domain after another."""
@@ -115,7 +116,7 @@ def train_network(
         rows = torch.randperm(len(items[domain]), generator=draw)[:BATCH]
         projected = network(items[domain][rows])
         optimiser.zero_grad()
-        loss(euclidean(squared_distances(projected, projected)), labels[domain][rows]).backward()
+        loss(euclidean(squared_distances(projected, projected)), labels[domain][rows]).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         schedule.step()
     network.requires_grad_(False)

@@ -48,7 +48,8 @@ class TransductiveHead(nn.Module):
         n_support = gram.shape[1]
         moved = distances(everything, after, n_support) - distances(everything, before, n_support)
         strength = self.strength(grams.shots).clamp(-1, 1).unsqueeze(-1)
-        return self.nearest.scale(grams) * (nearness(grams, weights) - strength * where_known(moved, grams))
+        logits: Tensor = self.nearest.scale(grams) * (nearness(grams, weights) - strength * where_known(moved, grams))
+        return logits
 
 
 def start(membership: Float[Tensor, "batch support way"], n_query: int) -> Float[Tensor, "batch item way"]:
