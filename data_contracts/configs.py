@@ -42,6 +42,7 @@ class MetaTrainConfig(Config):
         description="all: every one and auto; with auto, all are registered with a choice per domain, else the best is",
     )
     train: TrainConfig = TrainConfig()
+    resume: bool = Field(default=True, description="go on from the checkpoints of a run that was stopped")
     tolerance: float = Field(default=0.01, ge=0, description="accuracy a new prior may lose against the champion")
 
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from data_contracts.configs import TransferConfig
+from data_contracts.configs import BenchmarkConfig, TransferConfig
 from data_contracts.names import DomainName
 
 
@@ -121,6 +121,21 @@ class AdaptOutcome(AdaptReport):
     is_new: bool = Field(description="false: this version was registered before from the same labels and prior")
 
 
+class LeaderboardRow(Report):
+    """How one learner did at one shot, beside all others on the same episodes, over all class splits."""
+
+    shot: int
+    learner: str
+    family: str = Field(description="of the learner; baseline, untrained or choice where it has none")
+    accuracy: float
+    ci95: float = Field(description="half-width of the 95 % interval over episodes")
+    over_untrained: float = Field(description="accuracy minus nearest_centroid's, which every learner is at the start")
+    over_tuned: float = Field(description="accuracy minus tuned_logreg's")
+    over_tuned_ci95: float = Field(description="of the paired difference")
+    ece: float
+    seconds: float | None = Field(description="that training took; None: nothing is trained")
+
+
 class TrainReport(Report):
     """What meta-training gave."""
 
@@ -134,6 +149,8 @@ class TrainReport(Report):
     untrained_accuracy: float = Field(description="of the same learner before training, on the same episodes")
     champion_accuracy: float | None = Field(description="of the prior that was champion; None: there was none")
     why: str
+    resumed: dict[str, int] = Field(description="learners that went on from a checkpoint, and its step")
+    leaderboard: tuple[LeaderboardRow, ...] = Field(description="on episodes of classes that were not trained on")
     is_new: bool = Field(description="false: this version was registered before from the same data and config")
     seconds: float
 
@@ -171,19 +188,13 @@ class BenchmarkRow(Report):
     cpu_s_per_1000: float = Field(description="CPU seconds per 1,000 episodes")
 
 
-class LeaderboardRow(Report):
-    """How one learner did at one shot, beside all others on the same episodes, over all class splits."""
+class BenchmarkReport(Report):
+    """How learners compare on unseen domains and unseen classes."""
 
-    shot: int
-    learner: str
-    family: str = Field(description="of the learner; baseline, untrained or choice where it has none")
-    accuracy: float
-    ci95: float = Field(description="half-width of the 95 % interval over episodes")
-    over_untrained: float = Field(description="accuracy minus nearest_centroid's, which every learner is at the start")
-    over_tuned: float = Field(description="accuracy minus tuned_logreg's")
-    over_tuned_ci95: float = Field(description="of the paired difference")
-    ece: float
-    seconds: float | None = Field(description="that training took; None: nothing is trained")
+    protocol: BenchmarkConfig
+    rows: tuple[BenchmarkRow, ...]
+    leaderboard: tuple[LeaderboardRow, ...]
+    seconds: float
 
 
 class EpisodeScore(Report):

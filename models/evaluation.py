@@ -220,6 +220,7 @@ def train_learners(
     Raises:
         ModelError: there is no learner of such a name.
     """
+    kinds = named_learners(kinds)
     members, seconds = {}, {}
     for kind in auto_members(kinds):
         started = time.perf_counter()
@@ -231,7 +232,7 @@ def train_learners(
     if AUTO in kinds:
         report(0, 0, "learn to choose")
         started = time.perf_counter()
-        trained[AUTO], _ = choose_among({kind: members[kind] for kind in auto_members((AUTO,))}, domains, config)
+        trained[AUTO] = choose_among({kind: members[kind] for kind in auto_members((AUTO,))}, domains, config)
         seconds[AUTO] = time.perf_counter() - started
     return trained, seconds
 

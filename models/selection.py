@@ -23,7 +23,7 @@ from models.fusion import separability
 from models.learner import DomainModel
 from models.metrics import accuracy_per_episode
 from models.strength import ByShot
-from models.training import split_classes, validation_accuracy, validation_episodes
+from models.training import split_classes
 
 FOLDS = 5
 MOST_LABELS = 20
@@ -206,18 +206,17 @@ def choose_among(
     domains: Sequence[DomainData],
     config: TrainConfig,
     report: Callable[[int, int], None] = lambda *_: None,
-) -> tuple[AutoLearner, float]:
-    """Learn to choose among learners trained with `config`; returns the choice and its accuracy on validation classes.
+) -> AutoLearner:
+    """Learn to choose among learners trained with `config`, on the validation classes.
 
-    Statistics are those of the other training classes while this is learned and measured, and of all afterwards.
+    Statistics are those of the other training classes while this is learned, and of all afterwards.
     """
     split = split_classes(domains, config)
-    auto = AutoLearner(members, Selector(len(members)))
-    auto.fit_statistics(domains, (*split.folds[0], *split.folds[1]))
+    for member in members.values():
+        member.fit_statistics(domains, (*split.folds[0], *split.folds[1]))
     auto = fit_selection(members, domains, split.validation, config, report)
-    accuracy = validation_accuracy(auto, validation_episodes(domains, config))
     auto.fit_statistics(domains, split.all)
-    return auto, accuracy
+    return auto
 
 
 def cross_validate(learner: FusedLearner, episodes: EpisodeBatch) -> Float[Tensor, "batch 2"]:

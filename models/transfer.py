@@ -20,11 +20,11 @@ from data_contracts.configs import TrainConfig, TransferConfig
 from data_contracts.errors import EpisodeTooSmall, UnknownDomain
 from data_contracts.reports import EpisodeScore, TransferRow
 from models.baselines import ConcatLogreg
-from models.catalogue import AUTO, AUTO_MEMBERS, auto_members, build_learner, named_learners
 from models.conformal import covered, prediction_sets, threshold
 from models.episodes import EpisodeBatch, EpisodeSampler
 from models.evaluation import (
     MIN_QUERY,
+    UNTRAINED,
     Answers,
     EpisodeLearner,
     Report,
@@ -33,12 +33,13 @@ from models.evaluation import (
     compare,
     draw_episodes,
     held_out_classes,
+    train_learners,
+    untrained_learner,
 )
 from models.features import DomainData
 from models.learner import Prior
 from models.metrics import estimate, expected_calibration_error
-from models.selection import choose_among
-from models.training import can_draw, fit_to_data, large_classes, split_classes, train
+from models.training import can_draw, fit_to_data, large_classes, split_classes
 
 CALIBRATION_EPISODES = 40
 """Of every shot and training domain."""
@@ -100,7 +101,7 @@ def leave_out(name: str, domains: Mapping[str, DomainData], config: TransferConf
 def transfer_rows(problem: LeftOut, config: TransferConfig, report: Report = lambda *_: None) -> list[TransferRow]:
     """Train on the other domains and test on the one left out: one row for each shot and learner."""
     fitted = fit_to_data(config.training, problem.training)
-    trained = train_learners(config.learners, problem.training, fitted, report)
+    trained, _ = train_learners(config.learners, problem.training, fitted, report)
     limits = _calibrate(trained, problem.training, fitted, config)
     untrained = from_scratch()
     rows = []
@@ -114,26 +115,7 @@ def transfer_rows(problem: LeftOut, config: TransferConfig, report: Report = lam
 
 def from_scratch() -> dict[str, EpisodeLearner]:
     """Return what answers from the support alone; the first is every learner before training."""
-    return {"nearest_centroid": build_learner("metric"), "concat_logreg": ConcatLogreg()}
-
-
-def train_learners(
-    kinds: Sequence[str], domains: Sequence[DomainData], config: TrainConfig, report: Report = lambda *_: None
-) -> dict[str, Prior]:
-    """Train the learners that are named, `auto` among them if it is.
-
-    Raises:
-        ModelError: there is no learner of such a name.
-    """
-    kinds = named_learners(kinds)
-    members = {kind: build_learner(kind) for kind in auto_members(kinds)}
-    for kind, member in members.items():
-        for progress in train(member, domains, config):
-            report(progress.step, config.steps, f"meta-train {kind}")
-    trained: dict[str, Prior] = {kind: members[kind] for kind in kinds if kind != AUTO}
-    if AUTO in kinds:
-        trained[AUTO], _ = choose_among({kind: members[kind] for kind in AUTO_MEMBERS}, domains, config)
-    return trained
+    return {UNTRAINED: untrained_learner(), ConcatLogreg.kind: ConcatLogreg()}
 
 
 def calibration_episodes(

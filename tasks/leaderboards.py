@@ -1,6 +1,6 @@
 """What a run shows in Prefect beside its logs: who did how well, as a table."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prefect import task
@@ -25,6 +25,17 @@ def publish_prior(report: Mapping[str, Any]) -> None:
         key="prior",
         markdown=prior_table(report),
         description=f"{report['model']} version {report['version']}: {report['why']}",
+    )
+
+
+@task(name="publish-benchmark", cache_policy=NO_CACHE)
+def publish_benchmark(report: Mapping[str, Any]) -> None:
+    """Show how learners compare on unseen domains and classes."""
+    tested = ", ".join(report["protocol"]["test"])
+    create_markdown_artifact(
+        key="benchmark",
+        markdown="\n\n".join([f"# Benchmark on {tested}", leaderboard_table(report["leaderboard"])]),
+        description=f"{len(report['protocol']['learners'])} learners on {tested}, classes never trained on",
     )
 
 
@@ -76,7 +87,27 @@ def prior_table(report: Mapping[str, Any]) -> str:
         *([] if champion is None else [("champion before", _pct(champion))]),
     ]
     head = f"A `{report['learner']}` learner over {len(report['domains'])} domains and {report['classes']} classes."
-    return "\n\n".join(["# Prior", head, _table(("prior", "accuracy on validation classes, %"), rows)])
+    compared = _table(("prior", "accuracy on validation classes, %"), rows)
+    return "\n\n".join(["# Prior", head, compared, "## Learners", leaderboard_table(report["leaderboard"])])
+
+
+def leaderboard_table(board: Sequence[Mapping[str, Any]]) -> str:
+    """Return a leaderboard in Markdown, a line for each shot and learner."""
+    head = ("shot", "learner", "family", "accuracy, %", "over untrained", "over tuned_logreg", "ECE", "training, s")
+    rows = [
+        (
+            str(row["shot"]),
+            row["learner"],
+            row["family"],
+            f"{_pct(row['accuracy'])} ± {_pct(row['ci95'])}",
+            f"{100 * row['over_untrained']:+.1f}",
+            f"{100 * row['over_tuned']:+.1f} ± {_pct(row['over_tuned_ci95'])}",
+            f"{row['ece']:.3f}",
+            "-" if row["seconds"] is None else f"{row['seconds']:.0f}",
+        )
+        for row in board
+    ]
+    return _table(head, rows)
 
 
 def scores_table(report: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""MLflow runs: one per training or adaptation, with its whole config, its numbers in one batch, and its figures.
+"""MLflow runs: one per training, adaptation or benchmark, with its whole config, its numbers and its figures.
 
 The only module, with `tasks.registry`, that speaks to MLflow. Its errors are translated here, at the edge.
 """
@@ -80,6 +80,10 @@ class RunLog:
         """Store a plot under `figures/`."""
         self.client.log_figure(self.run_id, figure, f"figures/{name}.png")
 
+    def text(self, name: str, content: str) -> None:
+        """Store a text file."""
+        self.client.log_text(self.run_id, content, name)
+
     def document(self, name: str, content: Mapping[str, Any]) -> None:
         """Store a JSON document."""
         self.client.log_dict(self.run_id, dict(content), name)
@@ -97,13 +101,16 @@ class RunLog:
 
 @contextmanager
 def tracked_run(kind: str, name: str, config: Mapping[str, Any], tags: Mapping[str, str]) -> Iterator[RunLog]:
-    """Open a run `name` in the experiment `metafuse/<kind>`; it is marked failed if the body raises."""
+    """Open a run `name` in the experiment `metafuse/<kind>`; it is marked failed if the body raises.
+
+    Within the body of another it is a run below that one.
+    """
     import mlflow
 
     client = connect()
     with translated_errors(f"experiment metafuse/{kind}"):
         experiment = find_experiment(client, f"metafuse/{kind}")
-        run = mlflow.start_run(experiment_id=experiment, run_name=name, tags=dict(tags))
+        run = mlflow.start_run(experiment_id=experiment, run_name=name, tags=dict(tags), nested=True)
     with run:
         log = RunLog(client, run.info.run_id)
         with translated_errors(f"run {name}"):

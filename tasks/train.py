@@ -4,11 +4,9 @@ The same data and config give the version that is registered already; a run that
 checkpoint; of many runs at once, one works and the others get its result.
 """
 
-import os
+import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,45 +16,26 @@ from prefect.cache_policies import NO_CACHE
 
 from data_contracts.configs import MetaTrainConfig, TrainConfig
 from data_contracts.errors import EpisodeTooSmall, ModelRefused, UnknownModel
-from data_contracts.reports import ModelRef, TrainReport
+from data_contracts.reports import LeaderboardRow, ModelRef, TrainReport
 from data_contracts.settings import get_settings
 from models.baselines import tune_logreg
-from models.catalogue import AUTO, auto_members, build_learner, named_learners
+from models.catalogue import AUTO, auto_members, named_learners
+from models.evaluation import REFERENCE, UNTRAINED, Comparison, EpisodeLearner, compare, untrained_learner
 from models.features import DomainData
-from models.fused import FusedLearner
 from models.learner import Prior
-from models.selection import AutoLearner, choose_among
+from models.metrics import calibration_error
+from models.selection import AutoLearner, fit_selection
 from models.training import fit_to_data, split_classes, validation_accuracy, validation_episodes
-from models.training import train as train_steps
 from tasks import progress, registry
 from tasks.claims import once
+from tasks.comparisons import learner_tags, log_comparison
 from tasks.features import load_domain
+from tasks.figures import learning_curves
 from tasks.lake import Lake, open_lake
 from tasks.lineage import fingerprint, lineage_tags
 from tasks.retries import is_transient
 from tasks.tracking import RunLog, tracked_run
-
-Curve = list[tuple[int, float]]
-"""Step and value."""
-
-
-@dataclass(frozen=True)
-class Trained:
-    """One learner after training, and how it got there."""
-
-    learner: FusedLearner
-    losses: Curve
-    validation: Curve
-
-    @property
-    def accuracy(self) -> float:
-        """Validation accuracy of the state that was kept."""
-        return max(value for _, value in self.validation)
-
-    @property
-    def untrained_accuracy(self) -> float:
-        """Validation accuracy before the first step."""
-        return self.validation[0][1]
+from tasks.train_learner import Trained, train_learner
 
 
 @task(name="train-prior", retries=1, retry_delay_seconds=10, retry_condition_fn=is_transient, cache_policy=NO_CACHE)
@@ -97,6 +76,8 @@ def meta_train_prior(lake: Lake, config: MetaTrainConfig) -> TrainReport:
         untrained_accuracy=float(tags["untrained_accuracy"]),
         champion_accuracy=float(tags["champion_accuracy"]) if tags["champion_accuracy"] else None,
         why=tags["why"],
+        resumed=json.loads(tags["resumed"]),
+        leaderboard=tuple(LeaderboardRow(**row) for row in json.loads(tags["leaderboard"])),
         is_new=is_new,
         seconds=time.perf_counter() - started,
     )
@@ -121,36 +102,6 @@ def load_training_domains(lake: Lake, config: MetaTrainConfig) -> list[DomainDat
     return labelled
 
 
-def train_learner(
-    kind: str, domains: Sequence[DomainData], config: TrainConfig, checkpoint: Path | None = None
-) -> Trained:
-    """Train one learner; with a `checkpoint` file, go on from it if it is there and keep it up to date."""
-    learner = build_learner(kind)
-    state = _read_checkpoint(checkpoint)
-    trained = Trained(learner, state["losses"] if state else [], state["validation"] if state else [])
-    with single_thread():
-        for now in train_steps(learner, domains, config, state["loop"] if state else None):
-            if now.loss is not None:
-                trained.losses.append((now.step, now.loss))
-            if now.validation_accuracy is not None:
-                trained.validation.append((now.step, now.validation_accuracy))
-                curves = {"losses": trained.losses, "validation": trained.validation}
-                _write_checkpoint(checkpoint, {"loop": now.state, **curves})
-            progress.report(now.step, config.steps, f"meta-train {kind}")
-    return trained
-
-
-@contextmanager
-def single_thread() -> Iterator[None]:
-    """Let torch use one thread: the matrices are small, and on a busy machine a second one cost 14 times the time."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def _train_and_register(
     domains: Sequence[DomainData], config: MetaTrainConfig, fitted: TrainConfig, key: str
 ) -> ModelRef:
@@ -160,45 +111,107 @@ def _train_and_register(
 
 def _train_new(domains: Sequence[DomainData], config: MetaTrainConfig, fitted: TrainConfig, key: str) -> ModelRef:
     tags = {registry.KEY_TAG: key, **lineage_tags(domains)}
+    checkpoints = {kind: _checkpoint(key, kind) for kind in auto_members(config.learners)}
+    if not config.resume:
+        _remove(checkpoints.values())
     with tracked_run("meta-train", f"prior over {len(domains)} domains", config.model_dump(mode="json"), tags) as run:
-        runs = {}
-        for kind in auto_members(config.learners):
-            checkpoint = get_settings().cache / "checkpoints" / f"{key}-{kind}.pt"
-            runs[kind] = train_learner(kind, domains, fitted, checkpoint)
-            _log(run, kind, runs[kind])
-        best = max(runs, key=lambda kind: runs[kind].accuracy)
-        prior, accuracy = _prior(runs, config, domains, fitted)
+        trained, runs = _train_all(domains, fitted, checkpoints)
+        run.figure("learning-curves", learning_curves(trained))
+        priors, seconds = _priors(trained, config, domains, fitted)
+        progress.report(0, 0, f"tune {REFERENCE}")
+        classes = tuple(sorted({name for data in domains for name in data.classes}))
+        tuned = tune_logreg(domains, classes, fitted)
+        learners: dict[str, EpisodeLearner] = {REFERENCE: tuned, UNTRAINED: untrained_learner(), **priors}
+        comparison, accuracy = _compare(learners, seconds, domains, fitted)
+        best = AUTO if AUTO in priors else max(priors, key=lambda kind: accuracy[kind])
+        board = log_comparison(run, "meta-train", comparison, [best], runs)
+        run.metrics({"validation_accuracy": accuracy[best], "untrained_accuracy": accuracy[UNTRAINED]})
+        run.metrics({"ece": calibration_error(comparison.reliability[best])})
         facts = {
-            "learner": prior.kind,
+            "learner": best,
+            "learners": ",".join(trained),
             "domains": ",".join(data.domain for data in domains),
             "classes": str(len(split_classes(domains, fitted).all)),
             "labels": str(sum(int((data.labels >= 0).sum()) for data in domains)),
-            "validation_accuracy": f"{accuracy:.6f}",
-            "untrained_accuracy": f"{runs[best].untrained_accuracy:.6f}",
+            "validation_accuracy": f"{accuracy[best]:.6f}",
+            "untrained_accuracy": f"{accuracy[UNTRAINED]:.6f}",
+            "resumed": json.dumps({kind: found.resumed_from for kind, found in trained.items() if found.resumed_from}),
+            "leaderboard": json.dumps([row.model_dump() for row in board]),
         }
-        classes = tuple(sorted({name for data in domains for name in data.classes}))
-        context = {"tuned_logreg": tune_logreg(domains, classes, fitted).config()}
-        ref = registry.save_prior(prior, card=_card(facts, fitted), tags={**tags, **facts}, context=context)
-    for kind in runs:
-        (get_settings().cache / "checkpoints" / f"{key}-{kind}.pt").unlink(missing_ok=True)
+        priors[best].fit_statistics(domains, split_classes(domains, fitted).all)
+        context = {REFERENCE: tuned.config()}
+        ref = registry.save_prior(priors[best], card=_card(facts, fitted), tags={**tags, **facts}, context=context)
+    _remove(checkpoints.values())
     return ref
 
 
-def _prior(
-    runs: Mapping[str, Trained], config: MetaTrainConfig, domains: Sequence[DomainData], fitted: TrainConfig
-) -> tuple[Prior, float]:
-    """Return what is registered, and its accuracy on validation classes: all learners and a choice, or the best one."""
+def _checkpoint(key: str, kind: str) -> Path:
+    return get_settings().cache / "checkpoints" / f"{key}-{kind}.pt"
+
+
+def _remove(checkpoints: Iterable[Path]) -> None:
+    for checkpoint in checkpoints:
+        checkpoint.unlink(missing_ok=True)
+
+
+def _train_all(
+    domains: Sequence[DomainData], config: TrainConfig, checkpoints: Mapping[str, Path]
+) -> tuple[dict[str, Trained], dict[str, RunLog]]:
+    """Train one learner after the other, each in a run of its own below the open one."""
+    trained, runs = {}, {}
+    for kind, checkpoint in checkpoints.items():
+        with tracked_run("meta-train", kind, config.model_dump(mode="json"), learner_tags(kind)) as run:
+            found = train_learner(kind, domains, config, checkpoint)
+            for name, curve in {"loss": found.losses, "validation_accuracy": found.validation}.items():
+                for step, value in curve:
+                    run.metrics({name: value}, step=step)
+            run.metrics({"untrained_accuracy": found.untrained_accuracy, "resumed_from": found.resumed_from})
+            run.figure("training", learning_curves({kind: found}))
+        trained[kind], runs[kind] = found, run
+    return trained, runs
+
+
+def _priors(
+    trained: Mapping[str, Trained], config: MetaTrainConfig, domains: Sequence[DomainData], fitted: TrainConfig
+) -> tuple[dict[str, Prior], dict[str, float]]:
+    """Return what may be registered, with statistics that leave the validation classes out, and the seconds it took."""
+    split = split_classes(domains, fitted)
+    learners = {kind: found.learner for kind, found in trained.items()}
+    seconds = {kind: found.seconds for kind, found in trained.items()}
+    for learner in learners.values():
+        learner.fit_statistics(domains, (*split.folds[0], *split.folds[1]))
+    priors: dict[str, Prior] = {**learners}
     if AUTO in config.learners:
-        learners = {kind: run.learner for kind, run in runs.items()}
+        started = time.perf_counter()
         members = {kind: learners.pop(kind) for kind in auto_members((AUTO,))}
-        auto, accuracy = choose_among(
-            members, domains, fitted, lambda done, total: progress.report(done, total, "learn to choose")
-        )
-        return AutoLearner(auto.members, auto.selector, learners), accuracy
-    best = runs[max(runs, key=lambda kind: runs[kind].accuracy)].learner
-    accuracy = _unseen_accuracy(best, domains, fitted)
-    best.fit_statistics(domains, split_classes(domains, fitted).all)
-    return best, accuracy
+        chosen = fit_selection(members, domains, split.validation, fitted, _report_choosing)
+        priors[AUTO] = AutoLearner(members, chosen.selector, learners)
+        seconds[AUTO] = time.perf_counter() - started
+    return priors, seconds
+
+
+def _report_choosing(done: int, total: int) -> None:
+    progress.report(done, total, "learn to choose")
+
+
+def _compare(
+    learners: Mapping[str, EpisodeLearner],
+    seconds: Mapping[str, float],
+    domains: Sequence[DomainData],
+    config: TrainConfig,
+) -> tuple[Comparison, dict[str, float]]:
+    """Let learners answer the validation episodes; returns how they compare, and each one's accuracy over all shots."""
+    batches, answers = validation_episodes(domains, config), []
+    for number, episodes in enumerate(batches):
+        progress.report(number, len(batches), "compare learners")
+        answers.append(compare(learners, episodes))
+    shots = [episodes.support.shape[1] // episodes.n_way for episodes in batches]
+    parts = [
+        Comparison.of([found for found, of in zip(answers, shots, strict=True) if of == shot], split_seed=0, shot=shot)
+        for shot in sorted(set(shots))
+    ]
+    accuracy = {name: torch.cat([found[name].accuracy for found in answers]).mean().item() for name in learners}
+    return Comparison.joined(parts, seconds), accuracy
 
 
 def _judge(ref: ModelRef, domains: Sequence[DomainData], config: MetaTrainConfig, fitted: TrainConfig) -> ModelRef:
@@ -235,53 +248,15 @@ def _unseen_accuracy(prior: Prior, domains: Sequence[DomainData], config: TrainC
     return validation_accuracy(prior, validation_episodes(domains, config))
 
 
-def _read_checkpoint(path: Path | None) -> dict[str, Any] | None:
-    """Return a checkpoint's content; tensors, numbers and lists only, nothing that runs."""
-    if path is None or not path.exists():
-        return None
-    state: dict[str, Any] = torch.load(path, weights_only=True)
-    return state
-
-
-def _write_checkpoint(path: Path | None, state: Mapping[str, Any]) -> None:
-    if path is None:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.part")
-    torch.save(dict(state), partial)
-    partial.replace(path)
-
-
-def _log(run: RunLog, kind: str, trained: Trained) -> None:
-    for step, loss in trained.losses:
-        run.metrics({f"{kind}.loss": loss}, step=step)
-    for step, accuracy in trained.validation:
-        run.metrics({f"{kind}.validation_accuracy": accuracy}, step=step)
-    run.figure(f"{kind}-training", training_figure(trained))
-
-
-def training_figure(trained: Trained) -> Any:
-    """Plot loss and validation accuracy over the steps."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 3), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    left.plot(*zip(*trained.losses, strict=True) if trained.losses else ([], []))
-    left.set(xlabel="step", ylabel="loss")
-    right.plot(*zip(*trained.validation, strict=True), marker="o")
-    right.set(xlabel="step", ylabel="accuracy on validation classes")
-    return figure
-
-
 def _card(facts: Mapping[str, str], config: TrainConfig) -> str:
     accuracy, before = float(facts["validation_accuracy"]), float(facts["untrained_accuracy"])
     return f"""# Prior over domains
 
-A `{facts["learner"]}` learner, meta-trained on {facts["labels"]} labelled items of {facts["classes"]} classes in the
-domains {facts["domains"].replace(",", ", ")}.
+A `{facts["learner"]}` prior, meta-trained on {facts["labels"]} labelled items of {facts["classes"]} classes in the
+domains {facts["domains"].replace(",", ", ")}. Learners that were trained: {facts["learners"].replace(",", ", ")}.
 
-On {config.n_way}-way episodes of classes it was not trained on it reached {accuracy:.3f} accuracy; untrained, the same
-learner has {before:.3f}.
+On {config.n_way}-way episodes of classes it was not trained on it reached {accuracy:.3f} accuracy; before training,
+every learner has {before:.3f}.
 
 It answers nothing by itself: adapt it to a domain. It reads the vectors of frozen encoders, named in the lake.
 """

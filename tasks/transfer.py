@@ -17,7 +17,8 @@ from tasks.lake import Lake, open_lake
 from tasks.lineage import lineage_tags
 from tasks.retries import is_transient
 from tasks.tracking import tracked_run
-from tasks.train import load_training_domains, single_thread
+from tasks.train import load_training_domains
+from tasks.train_learner import single_thread
 
 
 @task(name="report-transfer", retries=1, retry_delay_seconds=10, retry_condition_fn=is_transient, cache_policy=NO_CACHE)

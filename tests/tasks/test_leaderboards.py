@@ -1,4 +1,4 @@
-from tasks.leaderboards import adaptation_table
+from tasks.leaderboards import adaptation_table, leaderboard_table, prior_table
 
 SCORE = {"accuracy": 0.5, "ci95": 0.1, "nll": 1.0, "ece": 0.1}
 OUTCOME = {
@@ -15,6 +15,20 @@ OUTCOME = {
     **SCORE,
     "accuracy": 0.625,
 }
+BOARD = [
+    {
+        "shot": 1,
+        "learner": "ridge",
+        "family": "optimisation",
+        "accuracy": 0.7,
+        "ci95": 0.02,
+        "over_untrained": 0.05,
+        "over_tuned": -0.01,
+        "over_tuned_ci95": 0.015,
+        "ece": 0.0123,
+        "seconds": 17.4,
+    }
+]
 
 
 def rows_of(markdown: str) -> list[list[str]]:
@@ -38,3 +52,28 @@ def test_adaptation_shows_which_learner_it_used_and_why():
     asked = adaptation_table({**OUTCOME, "preference": {}})
     assert "Learner: `ridge`, asked for by name." in asked
     assert "share in the choice" not in asked
+
+
+def test_leaderboard_has_a_line_for_each_shot_and_learner():
+    head, _, row = rows_of(leaderboard_table(BOARD))
+    assert head[:4] == ["shot", "learner", "family", "accuracy, %"]
+    assert row == ["1", "ridge", "optimisation", "70.0 ± 2.0", "+5.0", "-1.0 ± 1.5", "0.012", "17"]
+    untaught = rows_of(leaderboard_table([{**BOARD[0], "seconds": None}]))[-1]
+    assert untaught[-1] == "-"
+
+
+def test_prior_is_shown_with_its_leaderboard():
+    report = {
+        "model": "metafuse.prior",
+        "version": "2",
+        "learner": "auto",
+        "domains": ["one", "two"],
+        "classes": 8,
+        "validation_accuracy": 0.7,
+        "untrained_accuracy": 0.6,
+        "champion_accuracy": 0.65,
+        "leaderboard": BOARD,
+    }
+    rows = rows_of(prior_table(report))
+    assert ["champion before", "65.0"] in rows
+    assert rows[-1][1] == "ridge"

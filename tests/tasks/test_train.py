@@ -1,14 +1,16 @@
-import mlflow
 import pytest
 import torch
 from learning_lake import add_domain
+from mlflow_runs import artifacts_of, runs_below
 
 from data_contracts.configs import MetaTrainConfig, TrainConfig
 from data_contracts.errors import EpisodeTooSmall, ModelError, UnknownDomain
 from data_contracts.settings import get_settings
 from tasks import progress, registry, train
 from tasks.lake import Lake, open_lake
-from tasks.train import load_training_domains, meta_train_prior, train_learner
+from tasks.tracking import connect
+from tasks.train import load_training_domains, meta_train_prior
+from tasks.train_learner import train_learner
 
 SMALL = TrainConfig(steps=6, meta_batch=4, n_way=2, shots=(1, 2), validate_every=2, n_query=3)
 
@@ -21,12 +23,24 @@ def lake(tracked_home) -> Lake:
     return lake
 
 
-def config_of(**changes) -> MetaTrainConfig:
-    return MetaTrainConfig(train=SMALL.model_copy(update=changes))
+def config_of(*learners: str, **changes) -> MetaTrainConfig:
+    return MetaTrainConfig(train=SMALL.model_copy(update=changes), learners=learners or ("metric",))
+
+
+class Stop(Exception):
+    """Stands for whatever stops a run."""
+
+
+def stop_at(step: int, kind: str):
+    def stop(done: int, total: int, what: str) -> None:
+        if done == step and what == f"meta-train {kind}":
+            raise Stop
+
+    return progress.listening(stop)
 
 
 def test_prior_is_registered_with_its_lineage_and_becomes_champion(lake):
-    report = meta_train_prior(lake, config_of())
+    report = meta_train_prior(lake, config_of("auto"))
     assert (report.model, report.version, report.alias) == ("metafuse.prior", "1", "champion")
     assert report.domains == ("one", "two")
     assert report.classes == 8
@@ -35,9 +49,37 @@ def test_prior_is_registered_with_its_lineage_and_becomes_champion(lake):
     assert learner.kind == report.learner == "auto"
     assert ref.tags["lake.items_one"] == str(lake.version("items_one"))
     assert ref.tags["labels"] == "96"
-    run = mlflow.MlflowClient().get_run(mlflow.MlflowClient().get_model_version(ref.name, ref.version).run_id)
+
+
+def test_best_of_the_learners_is_registered_where_no_choice_was_asked_for(lake):
+    report = meta_train_prior(lake, config_of("metric", "ridge"))
+    best = max(("metric", "ridge"), key=lambda kind: sum(r.accuracy for r in report.leaderboard if r.learner == kind))
+    learner, ref = registry.load_prior()
+    assert learner.kind == report.learner == best
+    assert ref.tags["learners"] == "metric,ridge"
+    assert {(row.shot, row.learner) for row in report.leaderboard} == {
+        (shot, name) for shot in (1, 2) for name in ("metric", "ridge", "tuned_logreg", "nearest_centroid")
+    }
+
+
+def test_run_of_a_prior_has_a_run_below_it_for_each_learner(lake):
+    report = meta_train_prior(lake, config_of("metric", "auto"))
+    client = connect()
+    run = client.get_run(client.get_model_version(report.model, report.version).run_id)
     assert run.data.params["train.steps"] == "6"
-    assert "metric.loss" in run.data.metrics
+    assert run.data.metrics["validation_accuracy"] == pytest.approx(report.validation_accuracy, abs=1e-6)
+    figures = {f"figures/{name}.png" for name in ("learning-curves", "accuracy-against-shots", "reliability")}
+    assert artifacts_of(run) == {*figures, "leaderboard.md", "leaderboard.json"}
+    below = runs_below(run)
+    assert {"metric", "auto", "tuned_logreg", "nearest_centroid"} <= set(below)
+    metric = below["metric"]
+    assert (metric.data.params["steps"], metric.data.tags["family"]) == ("6", "metric")
+    assert {"loss", "validation_accuracy", "untrained_accuracy", "seconds", "1-shot/accuracy"} <= set(
+        metric.data.metrics
+    )
+    assert [point.step for point in client.get_metric_history(metric.info.run_id, "loss")] == [1, 2, 3, 4, 5, 6]
+    assert artifacts_of(metric) == {"figures/training.png"}
+    assert {found.info.status for found in below.values()} == {"FINISHED"}
 
 
 def test_same_data_and_config_train_nothing_again(lake):
@@ -73,21 +115,49 @@ def test_stopped_training_goes_on_from_its_checkpoint(lake, tmp_path):
     whole = train_learner("metric", domains, SMALL)
     path = tmp_path / "checkpoint.pt"
 
-    class Stop(Exception):
-        pass
-
-    def stop(done: int, total: int, what: str) -> None:
-        if done == 4:
-            raise Stop
-
-    with pytest.raises(Stop), progress.listening(stop):
+    with pytest.raises(Stop), stop_at(4, "metric"):
         train_learner("metric", domains, SMALL, path)
     assert path.exists()
     resumed = train_learner("metric", domains, SMALL, path)
+    assert (whole.resumed_from, resumed.resumed_from) == (0, 4)
     assert [step for step, _ in resumed.losses] == [1, 2, 3, 4, 5, 6]
     assert dict(resumed.losses) == pytest.approx(dict(whole.losses))
     for name, value in whole.learner.weights().items():
         torch.testing.assert_close(resumed.learner.weights()[name], value)
+
+
+def test_checkpoint_that_cannot_be_used_is_begun_anew(lake, tmp_path):
+    domains = load_training_domains(lake, config_of())
+    path = tmp_path / "checkpoint.pt"
+    train_learner("ridge", domains, SMALL, path)
+    other = train_learner("metric", domains, SMALL, path)
+    path.write_bytes(path.read_bytes()[:100])
+    cut_off = train_learner("metric", domains, SMALL, path)
+    assert (other.resumed_from, cut_off.resumed_from) == (0, 0)
+    assert cut_off.losses == other.losses
+
+
+def test_stopped_run_goes_on_within_a_learner_and_repeats_none_that_is_finished(lake):
+    config = config_of("ridge", "metric", "mahalanobis")
+    with pytest.raises(Stop), stop_at(4, "metric"):
+        meta_train_prior(lake, config)
+    steps: list[tuple[str, int]] = []
+    with progress.listening(lambda done, total, what: steps.append((what, done))):
+        report = meta_train_prior(lake, config)
+    assert report.resumed == {"ridge": 6, "metric": 4}
+    assert [done for what, done in steps if what == "meta-train ridge"] == [6]
+    assert [done for what, done in steps if what == "meta-train metric"] == [4, 5, 6]
+    assert [done for what, done in steps if what == "meta-train mahalanobis"] == [0, 0, 1, 2, 3, 4, 5, 6]
+    whole = meta_train_prior(open_lake(), config_of("metric", "mahalanobis", "ridge"))
+    assert whole.resumed == {}
+    assert whole.validation_accuracy == pytest.approx(report.validation_accuracy)
+
+
+def test_checkpoints_are_discarded_on_request(lake):
+    with pytest.raises(Stop), stop_at(4, "metric"):
+        meta_train_prior(lake, config_of())
+    report = meta_train_prior(lake, config_of().model_copy(update={"resume": False}))
+    assert report.resumed == {}
 
 
 def test_checkpoint_is_removed_once_the_prior_is_registered(lake):

@@ -1,0 +1,99 @@
+"""Train one learner, with a checkpoint from which a run that was stopped goes on."""
+
+import os
+import pickle
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data_contracts.configs import TrainConfig
+from models.catalogue import build_learner
+from models.features import DomainData
+from models.fused import FusedLearner
+from models.training import train
+from tasks import progress
+
+Curve = list[tuple[int, float]]
+"""Step and value."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One learner after training, and how it got there."""
+
+    learner: FusedLearner
+    losses: Curve
+    validation: Curve
+    seconds: float
+    """Spent on training, before and after any interruption."""
+    resumed_from: int
+    """Step of the checkpoint from which this run went on; 0: from the start."""
+
+    @property
+    def untrained_accuracy(self) -> float:
+        """Validation accuracy before the first step."""
+        return self.validation[0][1]
+
+
+def train_learner(
+    kind: str, domains: Sequence[DomainData], config: TrainConfig, checkpoint: Path | None = None
+) -> Trained:
+    """Train one learner; with a `checkpoint` file, go on from it if it is there and keep it up to date."""
+    learner = build_learner(kind)
+    state = _read_checkpoint(checkpoint, learner)
+    losses, validation = state.get("losses", []), state.get("validation", [])
+    loop, before = state.get("loop"), state.get("seconds", 0.0)
+    first = loop["step"] if loop else 0
+    started = time.perf_counter()
+    progress.report(first, config.steps, f"meta-train {kind}")
+    with single_thread():
+        for now in train(learner, domains, config, loop):
+            if now.loss is not None:
+                losses.append((now.step, now.loss))
+            if now.validation_accuracy is not None:
+                validation.append((now.step, now.validation_accuracy))
+                seconds = before + time.perf_counter() - started
+                curves = {"losses": losses, "validation": validation}
+                _write_checkpoint(checkpoint, {"loop": now.state, "seconds": seconds, **curves})
+            progress.report(now.step, config.steps, f"meta-train {kind}")
+    return Trained(learner, losses, validation, before + time.perf_counter() - started, first)
+
+
+@contextmanager
+def single_thread() -> Iterator[None]:
+    """Let torch use one thread: the matrices are small, and on a busy machine a second one cost 14 times the time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _read_checkpoint(path: Path | None, learner: FusedLearner) -> dict[str, Any]:
+    """Return a checkpoint's content: tensors, numbers and lists only, nothing that runs.
+
+    Return nothing if there is none, if it was cut off, or if another version of the learner wrote it.
+    """
+    if path is None or not path.exists():
+        return {}
+    try:
+        state: dict[str, Any] = torch.load(path, weights_only=True)
+    except (EOFError, RuntimeError, pickle.UnpicklingError):
+        return {}
+    shapes = [value.shape for value in state["loop"]["parameters"]]
+    return state if shapes == [parameter.shape for parameter in learner.parameters()] else {}
+
+
+def _write_checkpoint(path: Path | None, state: Mapping[str, Any]) -> None:
+    if path is None:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}.part")
+    torch.save(dict(state), partial)
+    partial.replace(path)
