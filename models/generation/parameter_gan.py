@@ -156,14 +156,12 @@ class Discriminator(nn.Module):
 def contraction(layer: nn.Module, items: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch out"]:
     """Apply a linear map scaled to spectral norm 1."""
     assert isinstance(layer, nn.Linear)
-    mapped: Tensor = linear(items, layer.weight / torch.linalg.matrix_norm(layer.weight, ord=2))
-    return mapped
+    return linear(items, layer.weight / torch.linalg.matrix_norm(layer.weight, ord=2))
 
 
 def reverse_gradient(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Return the values as they are; their gradient changes its sign."""
-    reversed_: Tensor = 2 * values.detach() - values
-    return reversed_
+    return 2 * values.detach() - values
 
 
 def ridge_heads(
