@@ -98,19 +98,22 @@ def balance(
     plan: Float[Tensor, "batch query way"], is_seen: Bool[Tensor, "batch query"], is_class: Bool[Tensor, "batch 1 way"]
 ) -> Float[Tensor, "batch query way"]:
     """Scale rows and columns in turn until every class has the same share of the queries; tasks that have it rest."""
-    share = is_seen.sum(1, keepdim=True) / is_class.squeeze(1).sum(1, keepdim=True).clamp(min=1)  # [batch, 1]
-    balanced = plan.clone()
-    active, current = torch.arange(len(plan)), plan
+    share = is_seen.sum(1) / is_class.sum((1, 2)).clamp(min=1)
+    balanced = torch.empty_like(plan)
+    active, current = torch.arange(len(plan)), plan.movedim(2, 0).contiguous()  # [way, batch, query]: sums are cheap
+    rows = current.sum(0)
     for _ in range(MOST_ITERATIONS):
-        rows = current.sum(2)
-        current = current / rows.clamp(min=1e-10).unsqueeze(-1)
-        current = current * (share[active] / current.sum(1).clamp(min=1e-10)).unsqueeze(1)
-        is_done = ((rows - current.sum(2)) * is_seen[active]).abs().amax(1) < TOLERANCE
-        balanced[active[is_done]] = current[is_done]
-        active, current = active[~is_done], current[~is_done]
-        if not len(active):
-            return balanced
-    balanced[active] = current
+        before = rows
+        current = current / rows.clamp(min=1e-10)
+        current = current * (share / current.sum(2).clamp(min=1e-10)).unsqueeze(-1)
+        rows = current.sum(0)
+        is_done = (rows - before).abs().amax(1) < TOLERANCE
+        if is_done.any():
+            balanced[active[is_done]] = current[:, is_done].movedim(0, 2)
+            active, share, rows, current = active[~is_done], share[~is_done], rows[~is_done], current[:, ~is_done]
+            if not len(active):
+                return balanced
+    balanced[active] = current.movedim(0, 2)
     return balanced
 
 
