@@ -7,8 +7,9 @@ each step, which is differentiable (Antoniou et al., 2019, https://arxiv.org/abs
 over the real items of the support. `unrolled.py` says how the steps are taken.
 
 For `S` support and `Q` query items, hidden layers of `h₁, …, h_m` units and `T` steps, the meta-gradient of one episode
-needs at its peak about `T (2 S Σh + Σ h_l h_{l+1}) + 3 Q Σh + (S + Q) (S + dim)` numbers of 4 bytes: 1.3 MB for 5-way
-5-shot 15-query with layers 512-256-64-5 and 5 steps. `meta_gradient` works in chunks of episodes to bound it.
+needs at its peak about `T (2 S Σh + Σ h_l h_{l+1}) + 3 Q Σh + (S + Q) (S + dim)` numbers of 4 bytes: 1.2 MB for 5-way
+5-shot 15-query with layers 512-256-64-5 and 5 steps. `meta_gradient` works in chunks of episodes to bound it: with a
+meta-batch of 128 the process grew by 65 MiB in chunks of 32, and by 186 MiB at once.
 """
 
 from collections.abc import Sequence

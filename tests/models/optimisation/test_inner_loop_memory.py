@@ -1,0 +1,69 @@
+"""Memory of the meta-gradient, each measured in a process of its own that does nothing else."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+
+PRELUDE = """
+import resource, torch
+from torch import nn
+from models.optimisation.inner_loop import Layer, StoredEpisodes, meta_gradient
+
+def peak_mib():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+def problem(sizes, batch, shot, query, rows):
+    layers = [Layer(part.weight, part.bias) for part in map(nn.Linear, sizes[:-1], sizes[1:])]
+    support_labels, query_labels = (torch.arange(5).repeat_interleave(n).repeat(batch, 1) for n in (shot, query))
+    support, query = (torch.randint(rows, labels.shape) for labels in (support_labels, query_labels))
+    episodes = StoredEpisodes(torch.randn(rows, sizes[0]), support, support_labels, query, query_labels)
+    return layers, episodes, torch.full((5, len(layers)), 0.1, requires_grad=True)
+
+torch.manual_seed(0)
+torch.set_num_threads(1)
+"""
+
+MIB_BY_CHUNK = (
+    PRELUDE
+    + """
+layers, episodes, rates = problem([512, 256, 64, 5], 128, 5, 15, 4000)
+meta_gradient(layers, episodes[:1], rates)
+before = peak_mib()
+for chunk in (32, 128):
+    meta_gradient(layers, episodes, rates, chunk=chunk)
+    print(peak_mib() - before)
+"""
+)
+
+MIB_BY_STEPS = (
+    PRELUDE
+    + """
+layers, episodes, rates = problem([16, 12, 5], 2, 1, 2, 100)
+for _ in range(2):
+    for _ in range(STEPS):
+        meta_gradient(layers, episodes, rates)
+    print(peak_mib())
+"""
+)
+
+
+def run(script: str) -> list[float]:
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    return [float(line) for line in done.stdout.split()]
+
+
+@pytest.mark.slow
+def test_peak_of_a_meta_batch_of_128_is_bounded_by_the_chunk():
+    in_chunks, whole = run(MIB_BY_CHUNK)
+    assert in_chunks < 100
+    assert in_chunks < 0.6 * whole
+
+
+@pytest.mark.slow
+def test_ten_thousand_steps_use_no_more_memory_than_the_first_half_of_them():
+    early, late = run(MIB_BY_STEPS.replace("STEPS", "5000"))
+    assert late - early < 1
