@@ -4,17 +4,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Group
 
 from data_contracts.configs import BenchmarkConfig, TrainConfig
 from data_contracts.names import check_domain
-from data_contracts.reports import BenchmarkRow
-from deployments.cli.answer import Answer, rows_table
+from deployments.cli.answer import Answer
 from deployments.cli.command import command
-from deployments.cli.values import names, numbers, read_classes
+from deployments.cli.leaderboard import shown_leaderboard
+from deployments.cli.values import learner_names, names, numbers, read_classes
 
 DEFAULT = BenchmarkConfig(train=("a",), test=("b",))
-SHOWN = ("split_seed", "shot", "learner", "accuracy", "diff", "nll", "ece", "cpu_s_per_1000")
 
 
 def add_to(app: typer.Typer) -> None:
@@ -38,18 +36,24 @@ def benchmark(
     shots: Annotated[str, typer.Option(metavar="1,5", help="Labels a class, each measured on its own.")] = "1,5",
     query: Annotated[int, typer.Option(min=1, help="Test items a class and episode.")] = DEFAULT.n_query,
     episodes: Annotated[int, typer.Option(min=2, help="Episodes a shot and test domain.")] = DEFAULT.episodes,
-    learners: Annotated[str, typer.Option(metavar="A,B", help="Learners beside the three baselines.")] = "metric",
+    learners: Annotated[
+        str, typer.Option(metavar="A,B", help="Learners beside the baselines, or all; auto chooses from its own.")
+    ] = ",".join(DEFAULT.learners),
     steps: Annotated[int, typer.Option(min=0, help="Training steps.")] = TrainConfig().steps,
     seed: Annotated[int, typer.Option(min=0, help="Seed of training and episodes.")] = 0,
 ) -> Answer:
     """Meta-train on some domains, test on others with classes never trained on, every learner on the same episodes.
 
+    Figures and numbers go to the MLflow experiment metafuse/benchmark, with a run below for each learner.
+
     Example: metafuse benchmark --train openmoji-en,twemoji-en --test noto-ru --split-seed 0,1,2
+
+    Example: metafuse benchmark --train openmoji-en,twemoji-en --test noto-ru --learners all --shots 1,5,10
     """
     config = BenchmarkConfig(
         train=_domains(train, "--train"),
         test=_domains(test, "--test"),
-        learners=names(learners),
+        learners=learner_names(learners),
         holdout_classes=() if holdout_classes is None else read_classes(holdout_classes),
         holdout_fraction=holdout_fraction,
         split_seeds=numbers(",".join(split_seed or ["0"])),
@@ -59,22 +63,10 @@ def benchmark(
         episodes=episodes,
         training=TrainConfig(steps=steps, n_way=way, shots=numbers(shots, least=1), seed=seed),
     )
-    rows = run(config)
-    return Answer(
-        {"protocol": config.model_dump(mode="json"), "rows": [row.model_dump() for row in rows]}, _shown(rows)
-    )
+    from flows.benchmark_learners import benchmark_learners
 
-
-def run(config: BenchmarkConfig) -> list[BenchmarkRow]:
-    """Load the domains from the lake and run the protocol on them."""
-    from models.evaluation import run_protocol
-    from tasks import progress
-    from tasks.features import load_domain
-    from tasks.lake import open_lake
-
-    lake = open_lake()
-    domains = {name: load_domain(lake, name) for name in dict.fromkeys((*config.train, *config.test))}
-    return run_protocol(config, domains, progress.report)
+    report = benchmark_learners(config=config)
+    return Answer(report, shown_leaderboard(report["leaderboard"]))
 
 
 def _domains(text: str, option: str) -> tuple[str, ...]:
@@ -82,19 +74,3 @@ def _domains(text: str, option: str) -> tuple[str, ...]:
     if not chosen:
         raise typer.BadParameter(f"{option} names no domain; give a comma list such as noto-ru,noto-zh")
     return chosen
-
-
-def _shown(rows: list[BenchmarkRow]) -> Group:
-    lines = [
-        {
-            **row.model_dump(include={"split_seed", "shot", "learner", "cpu_s_per_1000"}),
-            "accuracy": f"{row.accuracy:.2%} ± {row.ci95:.2%}",
-            "diff": f"{row.diff:+.2%} ± {row.diff_ci95:.2%}",
-            "nll": f"{row.nll:.3f}",
-            "ece": f"{row.ece:.3f}",
-        }
-        for row in rows
-    ]
-    return Group(
-        rows_table(SHOWN, lines), "", "diff: accuracy less tuned_logreg's on the same episodes, 95 % intervals"
-    )

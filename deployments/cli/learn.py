@@ -4,13 +4,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Group
 
 from data_contracts.configs import AdaptConfig, ClusterMethod, MetaTrainConfig, ScoreConfig, TrainConfig
 from data_contracts.names import check_domain
 from data_contracts.reports import AdaptReport
 from deployments.cli.answer import Answer, facts_table
 from deployments.cli.command import command
-from deployments.cli.values import names, read_classes
+from deployments.cli.leaderboard import shown_leaderboard
+from deployments.cli.values import learner_names, names, read_classes
 
 Domain = Annotated[str, typer.Argument(help="A domain that was ingested.")]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same result.")]
@@ -28,22 +30,38 @@ def meta_train(
     exclude_classes: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Classes to keep out of training, one a line.")
     ] = None,
+    learners: Annotated[
+        str, typer.Option(metavar="A,B", help="Learners to train, auto, or all. A wrong name lists the right ones.")
+    ] = ",".join(MetaTrainConfig().learners),
     steps: Annotated[int, typer.Option(min=0, help="Training steps.")] = TrainConfig().steps,
+    resume: Annotated[
+        bool, typer.Option("--resume/--no-resume", help="Go on from the checkpoints of a run that was stopped.")
+    ] = True,
     seed: Seed = 0,
 ) -> Answer:
     """Train a prior over domains and register it as metafuse.prior.
 
-    Example: metafuse meta-train --domains openmoji-en,openmoji-de,twemoji-en
-    """
-    from flows.meta_train import meta_train as flow
+    With auto, all learners that are trained are registered together: auto chooses among its own for each domain, the
+    others can be adapted by name. Without auto, the best of them is registered alone.
 
+    Example: metafuse meta-train --domains openmoji-en,openmoji-de,twemoji-en
+
+    Example: metafuse meta-train --learners metric,ridge,auto --no-resume
+
+    Example: metafuse meta-train --learners all
+    """
     config = MetaTrainConfig(
         domains=tuple(check_domain(name) for name in names(domains)),
         exclude_classes=() if exclude_classes is None else read_classes(exclude_classes),
+        learners=learner_names(learners),
         train=TrainConfig(steps=steps, seed=seed),
+        resume=resume,
     )
+    from flows.meta_train import meta_train as flow
+
     report = flow(config=config)
-    return Answer(report, facts_table(report))
+    facts = {name: value for name, value in report.items() if name != "leaderboard"}
+    return Answer(report, Group(facts_table(facts), "", shown_leaderboard(report["leaderboard"])))
 
 
 def adapt(
@@ -52,7 +70,9 @@ def adapt(
         int | None, typer.Option(min=1, help="Labels a class to learn from. Default: all but 30 %.")
     ] = None,
     classes: Annotated[str, typer.Option(metavar="A,B", help="Default: every class with enough labels.")] = "",
-    learner: Annotated[str, typer.Option(help="Which learner's prior to adapt.")] = "metric",
+    learner: Annotated[
+        str, typer.Option(help="Which of the prior's learners to adapt; auto chooses one for this domain.")
+    ] = AdaptConfig().learner,
     prior: Annotated[str, typer.Option(help="Alias or version of metafuse.prior.")] = "champion",
     seed: Seed = 0,
 ) -> Answer:
@@ -61,10 +81,14 @@ def adapt(
     It becomes champion only if it beats the one that serves today on the same labelled items.
 
     Example: metafuse adapt noto-ru --shots 5
+
+    Example: metafuse adapt noto-ru --learner ridge
     """
+    from models.catalogue import check_learner
+
+    config = AdaptConfig(shots=shots, classes=names(classes), learner=check_learner(learner), prior=prior, seed=seed)
     from flows.adapt_domain import adapt_domain
 
-    config = AdaptConfig(shots=shots, classes=names(classes), learner=learner, prior=prior, seed=seed)
     result = adapt_domain(domain=check_domain(domain), config=config)
     facts = {name: result[name] for name in AdaptReport.model_fields}
     return Answer(facts, facts_table(facts))

@@ -13,6 +13,17 @@ def names(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
 
 
+def learner_names(text: str) -> tuple[str, ...]:
+    """Split a comma list of learners, `all` standing for every one.
+
+    Raises:
+        ModelError: there is no learner of such a name, or none is named.
+    """
+    from models.catalogue import named_learners
+
+    return named_learners(names(text))
+
+
 def numbers(text: str, *, least: int = 0) -> tuple[int, ...]:
     """Split a comma list of whole numbers, none below `least`."""
     parts = names(text)

@@ -122,6 +122,21 @@ def test_name_that_cannot_be_a_domain_is_refused(metafuse):
     assert "'Noto_RU' cannot name a domain" in metafuse.here("adapt", "Noto_RU").refusal
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("meta-train", "--learners", "metric,oracle"),
+        ("adapt", "noto-ru", "--learner", "oracle"),
+        ("benchmark", "--train", "a", "--test", "b", "--learners", "auto,oracle"),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_unknown_learner_is_refused_with_those_there_are(metafuse, arguments):
+    refusal = metafuse.here(*arguments).refusal
+    assert "no learner 'oracle'; choose from metric, " in refusal
+    assert refusal.strip().endswith(", auto.")
+
+
 def test_values_json_cannot_hold_are_translated():
     value = {
         "at": datetime(2026, 1, 2, tzinfo=UTC),

@@ -74,10 +74,17 @@ def test_quarantined_rows_are_listed_with_their_reasons(shared):
 
 
 def test_meta_train_adapt_and_score_answer_with_json(shared):
-    trained = shared.run("meta-train", "--domains", "toys,juguetes", "--steps", "2", "--json")
-    assert trained.code == 0, trained.err
+    asked = ("--domains", "toys,juguetes", "--learners", "ridge,auto", "--steps", "2")
+    trained = shared.run("meta-train", *asked, "--json").facts
+    assert (trained["learner"], trained["resumed"]) == ("auto", {})
+    assert {"ridge", "auto", "tuned_logreg", "nearest_centroid"} <= {row["learner"] for row in trained["leaderboard"]}
+    again = shared.run("meta-train", *asked, "--no-resume")
+    assert "over_untrained" in again.out
     adapted = shared.run("adapt", "toys", "--shots", "3", "--json").facts
     assert set(adapted) == ADAPT
+    assert sum(adapted["preference"].values()) == pytest.approx(1, abs=1e-3)
+    named = shared.run("adapt", "toys", "--shots", "3", "--learner", "ridge", "--json").facts
+    assert (named["learner"], named["preference"]) == ("ridge", {})
     assert adapted["model"] == "metafuse.toys"
     assert adapted["alias"] == "champion"
     assert adapted["labels"] == 27
@@ -89,7 +96,7 @@ def test_meta_train_adapt_and_score_answer_with_json(shared):
 
 def test_class_with_fewer_labels_than_asked_is_named(shared):
     if shared.run("sql", "SELECT 1 AS one FROM promotions", "--json").facts["rows"] == []:
-        assert shared.run("meta-train", "--domains", "toys,juguetes", "--steps", "2").code == 0
+        assert shared.run("meta-train", "--learners", "metric", "--steps", "2").code == 0
     refusal = shared.run("adapt", "toys", "--shots", "9", "--classes", "animal,food").refusal
     assert "animal" in refusal
     assert "8" in refusal
@@ -98,7 +105,8 @@ def test_class_with_fewer_labels_than_asked_is_named(shared):
 def test_benchmark_answers_with_every_learner(shared):
     asked = ("--train", "toys", "--test", "juguetes", "--holdout-fraction", "0.34", "--split-seed", "0,1")
     size = ("--way", "2", "--shots", "1", "--query", "4", "--episodes", "20", "--steps", "2")
-    facts = shared.run("benchmark", *asked, *size, "--json").facts
+    facts = shared.run("benchmark", "--learners", "metric", *asked, *size, "--json").facts
+    assert {row["shot"] for row in facts["leaderboard"]} == {1}
     baselines = {"best_single", "concat_logreg", "tuned_logreg", "nearest_centroid"}
     assert {row["learner"] for row in facts["rows"]} == {*baselines, "metric"}
     assert {row["split_seed"] for row in facts["rows"]} == {0, 1}

@@ -1,0 +1,54 @@
+import pytest
+from learning_lake import add_domain
+from mlflow_runs import artifacts_of, runs_below
+
+from data_contracts.configs import BenchmarkConfig, TrainConfig
+from data_contracts.errors import ModelError, UnknownDomain
+from tasks.benchmark import run_benchmark
+from tasks.lake import Lake, open_lake
+from tasks.tracking import connect, find_experiment
+
+CONFIG = BenchmarkConfig(
+    train=("one",),
+    test=("two",),
+    learners=("metric", "auto"),
+    holdout_fraction=0.25,
+    split_seeds=(0, 1),
+    n_way=2,
+    shots=(1,),
+    n_query=3,
+    episodes=10,
+    training=TrainConfig(steps=2, n_way=2, shots=(1,), n_query=3, meta_batch=2),
+)
+LEARNERS = {"best_single", "concat_logreg", "tuned_logreg", "nearest_centroid", "metric", "auto"}
+
+
+@pytest.fixture
+def lake(tracked_home) -> Lake:
+    lake = open_lake()
+    add_domain(lake, "one", seed=1)
+    add_domain(lake, "two", seed=2)
+    return lake
+
+
+def test_run_of_a_benchmark_has_a_run_below_it_for_each_learner(lake):
+    report = run_benchmark(lake, CONFIG)
+    assert {row.learner for row in report.rows} == {row.learner for row in report.leaderboard} == LEARNERS
+    (run,) = connect().search_runs([find_experiment(connect(), "metafuse/benchmark")], "params.n_way = '2'")
+    assert artifacts_of(run) == {
+        "figures/accuracy-against-shots.png", "figures/reliability.png", "leaderboard.md", "leaderboard.json",
+    }  # fmt: skip
+    below = runs_below(run)
+    assert set(below) == LEARNERS
+    history = connect().get_metric_history(below["metric"].info.run_id, "1-shot/accuracy")
+    accuracies = {row.split_seed: row.accuracy for row in report.rows if row.learner == "metric"}
+    assert {point.step: point.value for point in history} == pytest.approx(accuracies)
+    assert "seconds" in below["metric"].data.metrics
+    assert "seconds" not in below["tuned_logreg"].data.metrics
+
+
+def test_unknown_learner_and_unknown_domain_are_refused(lake):
+    with pytest.raises(ModelError, match="no learner 'oracle'"):
+        run_benchmark(lake, CONFIG.model_copy(update={"learners": ("oracle",), "train": ("nowhere",)}))
+    with pytest.raises(UnknownDomain, match="nowhere"):
+        run_benchmark(lake, CONFIG.model_copy(update={"train": ("nowhere",)}))
