@@ -67,7 +67,7 @@ CATALOGUE: dict[str, Entry] = {
 LEARNERS: tuple[str, ...] = tuple(CATALOGUE)
 """What the outer loop trains, by the names of the command line and of reports."""
 
-AUTO_MEMBERS: tuple[str, ...] = ("metric",)
+AUTO_MEMBERS: tuple[str, ...] = ("metric", "ridge")
 """Learners that `auto` chooses from, whichever others are trained beside it."""
 
 
