@@ -6,7 +6,7 @@ from synthetic import draw, make_domain
 from test_grams import by_hand, grams_of
 from torch import Tensor
 
-from models.generation.in_context import Attention, InContextHead, label_vectors
+from models.generation.in_context import Attention, Context, InContextHead, label_vectors
 
 WEIGHTS = torch.tensor([[0.5, 0.3, 0.2]])
 
@@ -15,14 +15,16 @@ def token_by_token(head: InContextHead, support: Tensor, labels: Tensor, query: 
     """The labels that queries read, one sequence of explicit tokens for each query: support first, query last."""
     n_way, n_support = labels.shape[1], len(support)
     origin = (labels.T @ support / labels.sum(0)[:, None]).mean(0)
-    shot, is_there = labels.sum()[None] / n_way, torch.ones(1, n_support, dtype=torch.bool)
+    unused = torch.zeros(1, n_support, n_support)
+    is_there, shot = torch.ones(1, n_support, dtype=torch.bool), labels.sum()[None] / n_way
+    context = Context(unused, unused, labels[None], is_there, shot)
     read = []
     for item in query:
         content = torch.cat([support, item[None]]) - origin
         carried = torch.cat([labels - 1 / n_way, torch.zeros(1, n_way)])
         for layer in head.layers:
             offered, told = content[:n_support], carried[:n_support]
-            attention = layer((content @ offered.T)[None], (carried @ told.T)[None], is_there, shot)[0]
+            attention = layer((content @ offered.T)[None], (carried @ told.T)[None], context)[0]
             content = (content + attention @ offered) / 2
             carried = carried + attention @ told
             carried[:n_support] /= 2
@@ -57,8 +59,9 @@ def test_label_vectors_span_the_classes_that_have_support_alone():
 
 def test_attention_sums_to_one_over_the_support_that_is_there():
     similarity = torch.rand(1, 2, 4, generator=torch.Generator().manual_seed(0))
-    is_there = torch.tensor([[True, False, True, True]])
-    attention = Attention()(similarity, torch.zeros(1, 2, 4), is_there, torch.ones(1))
+    is_there, unused = torch.tensor([[True, False, True, True]]), torch.zeros(1, 4, 4)
+    context = Context(unused, unused, unused, is_there, torch.ones(1))
+    attention = Attention()(similarity, torch.zeros(1, 2, 4), context)
     torch.testing.assert_close(attention.sum(-1), torch.ones(1, 2))
     assert not attention[..., 1].any()
 
@@ -80,3 +83,19 @@ def test_seventy_ways_are_answered_and_relabelling_them_permutes_the_answers():
         head.strength.level.fill_(1.0)
         expected = head(grams, WEIGHTS)[..., order]
         torch.testing.assert_close(head(renamed, WEIGHTS), expected, atol=1e-4, rtol=0)
+
+
+def test_no_query_is_no_trouble():
+    grams = grams_of(draw(make_domain(), batch=1))
+    none = replace(grams, cross=grams.cross[:, :, :0], query_presence=grams.query_presence[:, :, :0])
+    with torch.no_grad():
+        assert InContextHead()(none, WEIGHTS).shape == (1, 0, 4)
+
+
+def test_queries_read_the_same_in_blocks_as_all_at_once(monkeypatch):
+    batch = draw(make_domain(), batch=2)
+    grams, head = grams_of(batch), InContextHead()
+    with torch.no_grad():
+        at_once = head.read(grams, WEIGHTS.expand(2, -1))
+        monkeypatch.setattr("models.generation.in_context.PAIRS_AT_ONCE", 7 * batch.support.numel())
+        torch.testing.assert_close(head.read(grams, WEIGHTS.expand(2, -1)), at_once, atol=1e-6, rtol=0)
