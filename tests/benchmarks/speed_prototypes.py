@@ -1,0 +1,107 @@
+"""Drawing episodes and training a metric network on them, against easyfsl's loader, classifier and loop.
+
+easyfsl draws, gathers and trains one episode at a time. We draw for many steps at once, as row numbers, and gather the
+items of a step together. The network is 512-256-64 on both sides; Adam is torch's default there, as in easyfsl's
+notebook, and the fused one here. easyfsl's logits are minus the distance to a prototype and ours, as in the paper,
+minus its square: so the squares of its logits must give our loss before anything is timed.
+"""
+
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from peers import Peers, optional
+from stored_pool import QUERY, SHOT, VIEW, WAY, Episodes, items_of
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader
+from turns import Contender, Pace, how_many_times_faster, take_turns
+
+from models.episodes import one_hot
+from models.features import DomainData
+from models.metric.network import MetricNetwork
+from models.metric.prototypical_episodes import prototypical_loss
+
+DRAWN_AT_ONCE = 32
+ENDLESS = 10**9
+
+
+def measure_sampler(domain: DomainData, peers: Peers, pace: Pace) -> dict[str, float | None]:
+    """Return how many times faster episodes are drawn and their items gathered than by easyfsl's loader."""
+    if (easyfsl := optional(peers.easyfsl)) is None:
+        return {"sampler_vs_easyfsl": None}
+    loaded = their_episodes(easyfsl, domain)
+    episodes = Episodes(domain)
+    contenders = {
+        "ours": Contender(lambda: items_of(episodes.draw(DRAWN_AT_ONCE)), DRAWN_AT_ONCE),
+        "easyfsl": Contender(lambda: next(loaded), 1),
+    }
+    return {"sampler_vs_easyfsl": how_many_times_faster(take_turns(contenders, pace), "ours", "easyfsl")}
+
+
+def measure_training(domain: DomainData, peers: Peers, pace: Pace) -> dict[str, float | None]:
+    """Return how many times faster we train on 32 episodes a step and on one, per episode."""
+    if (easyfsl := optional(peers.easyfsl)) is None:
+        return {"proto32_vs_easyfsl": None, "proto1_vs_easyfsl": None}
+    check_losses(easyfsl, domain)
+    contenders = {
+        "proto32": Contender(our_steps(domain, 32), 32),
+        "proto1": Contender(our_steps(domain, 1), 1),
+        "easyfsl": Contender(their_steps(easyfsl, domain), 1),
+    }
+    times = take_turns(contenders, pace)
+    return {f"{name}_vs_easyfsl": how_many_times_faster(times, name, "easyfsl") for name in ("proto32", "proto1")}
+
+
+def check_losses(easyfsl: SimpleNamespace, domain: DomainData) -> None:
+    """Raise unless our loss of some episodes is what easyfsl's distances give, with the same network."""
+    network = MetricNetwork()
+    classifier = easyfsl.PrototypicalNetworks(network)
+    episodes = Episodes(domain).draw(8)
+    losses = []
+    for part in (episodes[number : number + 1] for number in range(8)):
+        classifier.process_support_set(part.take(part.support)[0], part.support_labels[0])
+        distances = classifier(part.take(part.query)[0])
+        losses.append(cross_entropy(-distances.square(), part.query_labels[0]))
+    membership = one_hot(episodes.support_labels, WAY)
+    ours = prototypical_loss(network, items_of(episodes), membership, episodes.query_labels)
+    torch.testing.assert_close(ours, torch.stack(losses).mean())
+
+
+def our_steps(domain: DomainData, batch: int) -> Callable[[], None]:
+    """Return a step on `batch` episodes."""
+    network = MetricNetwork()
+    optimiser = torch.optim.Adam(network.parameters(), 1e-3, fused=True)
+    drawn = Episodes(domain).parts(batch, DRAWN_AT_ONCE)
+
+    def step() -> None:
+        episodes = next(drawn)
+        membership = one_hot(episodes.support_labels, WAY)
+        optimiser.zero_grad()
+        prototypical_loss(network, items_of(episodes), membership, episodes.query_labels).backward()
+        optimiser.step()
+
+    return step
+
+
+def their_steps(easyfsl: SimpleNamespace, domain: DomainData) -> Callable[[], None]:
+    """Return a step on one episode, as in easyfsl's notebook on episodic training."""
+    classifier = easyfsl.PrototypicalNetworks(MetricNetwork())
+    optimiser = torch.optim.Adam(classifier.parameters(), 1e-3)
+    loaded = their_episodes(easyfsl, domain)
+
+    def step() -> None:
+        support, support_labels, query, query_labels, _ = next(loaded)
+        optimiser.zero_grad()
+        classifier.process_support_set(support, support_labels)
+        cross_entropy(classifier(query), query_labels).backward()
+        optimiser.step()
+
+    return step
+
+
+def their_episodes(easyfsl: SimpleNamespace, domain: DomainData) -> Iterator[Any]:
+    """Draw and load episodes with easyfsl's data set, sampler and collation."""
+    stored = easyfsl.FeaturesDataset(domain.labels.tolist(), domain.features[VIEW.name], list(domain.classes))
+    sampler = easyfsl.TaskSampler(stored, WAY, SHOT, QUERY, ENDLESS)
+    return iter(DataLoader(stored, batch_sampler=sampler, collate_fn=sampler.episodic_collate_fn))
