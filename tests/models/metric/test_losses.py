@@ -46,7 +46,7 @@ def test_triplet_loss_and_gradient_equal_those_of_pytorch_metric_learning(n_item
     theirs = TripletMarginLoss(margin, distance=LpDistance(normalize_embeddings=False), reducer=MeanReducer())
     expected = theirs(items, labels)
     found = triplet_loss(distances_of(items), labels, margin)
-    assert found.item() == pytest.approx(float(expected), abs=1e-5)
+    assert found.item() == pytest.approx(expected.item(), abs=1e-5)
     (gradient,) = torch.autograd.grad(found, items)
     (expected_gradient,) = torch.autograd.grad(expected, items)
     torch.testing.assert_close(gradient, expected_gradient, atol=1e-5, rtol=1e-4)
@@ -76,10 +76,7 @@ def test_loss_of_a_batch_is_the_mean_over_everything_in_it(loss):
     labels = torch.tensor([[0, 0, 1, 1, 2], [0, 1, 0, -1, -1]])
     distances = torch.stack([distances_of(drawn(5, 1, seed)[0].detach()) for seed in (0, 1)])
     same, different = pairs(labels)
-    if loss is triplet_loss:
-        sizes = (same.sum(-1) * different.sum(-1)).sum(-1)
-    else:
-        sizes = (same | different).sum((-1, -2))
+    sizes = (same.sum(-1) * different.sum(-1)).sum(-1) if loss is triplet_loss else (same | different).sum((-1, -2))
     each = torch.stack([loss(distances[number], labels[number], 0.7) for number in (0, 1)])
     assert loss(distances, labels, 0.7).item() == pytest.approx(float((each * sizes).sum() / sizes.sum()), abs=1e-6)
 
