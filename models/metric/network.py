@@ -65,12 +65,16 @@ class MetricNetwork(nn.Module):
         return projected
 
 
+NetworkFit = Callable[[MetricNetwork, Sequence[Float[Tensor, "_ common"]], Sequence[Int[Tensor, " _"]]], None]
+"""Called as `fit(network, items, labels)`, with one entry of items and labels per domain."""
+
+
 class LearnedMetricHead(nn.Module):
     """Score queries by their squared distance to class prototypes, in the fused space and in the network's."""
 
-    def __init__(self, loss: DistanceLoss) -> None:
+    def __init__(self, fit_network: NetworkFit) -> None:
         super().__init__()
-        self.loss = loss
+        self.fit_network = fit_network
         self.nearest = NearestCentroid()
         self.network = MetricNetwork().requires_grad_(False)
         self.gate = ByShot()
@@ -88,7 +92,7 @@ class LearnedMetricHead(nn.Module):
     def fit(self, items: Sequence[Float[Tensor, "_ common"]], labels: Sequence[Int[Tensor, " _"]]) -> None:
         """Train the network, from its start, on labelled items of one domain after another."""
         self.network.reset_parameters()
-        train_network(self.network, items, labels, self.loss)
+        self.fit_network(self.network, items, labels)
 
 
 def spread(
@@ -100,28 +104,39 @@ def spread(
     return (share * (items - centre).square()).sum((1, 2), keepdim=True).clamp(min=ROUNDING)
 
 
-@torch.enable_grad()
-def train_network(
+def fit_distances(
     network: MetricNetwork,
     items: Sequence[Float[Tensor, "_ common"]],
     labels: Sequence[Int[Tensor, " _"]],
     loss: DistanceLoss,
 ) -> None:
-    """Take `STEPS` steps on batches of items, each of one domain, drawn by a generator of its own."""
+    """Descend the loss of distances between items; those of a step are of one domain."""
+
+    def of_drawn(draw: torch.Generator) -> Float[Tensor, ""]:
+        domain = int(torch.randint(len(items), (), generator=draw))
+        rows = torch.randperm(len(items[domain]), generator=draw)[:BATCH]
+        projected = network(items[domain][rows])
+        return loss(euclidean(squared_distances(projected, projected)), labels[domain][rows])
+
+    descend(network, of_drawn)
+
+
+@torch.enable_grad()
+def descend(network: MetricNetwork, loss: Callable[[torch.Generator], Float[Tensor, ""]]) -> None:
+    """Take `STEPS` steps on a loss of what it draws from a generator of its own."""
     network.requires_grad_(True)
     optimiser = torch.optim.Adam(network.parameters(), LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, STEPS)
     draw = torch.Generator().manual_seed(0)
     for _ in range(STEPS):
-        domain = int(torch.randint(len(items), (), generator=draw))
-        rows = torch.randperm(len(items[domain]), generator=draw)[:BATCH]
-        projected = network(items[domain][rows])
         optimiser.zero_grad()
-        loss(euclidean(squared_distances(projected, projected)), labels[domain][rows]).backward()  # type: ignore[no-untyped-call]
+        loss(draw).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         schedule.step()
     network.requires_grad_(False)
 
 
-triplet_head = partial(LearnedMetricHead, partial(triplet_loss, margin=TRIPLET_MARGIN))
-contrastive_head = partial(LearnedMetricHead, partial(contrastive_loss, margin=CONTRASTIVE_MARGIN))
+triplet_head = partial(LearnedMetricHead, partial(fit_distances, loss=partial(triplet_loss, margin=TRIPLET_MARGIN)))
+contrastive_head = partial(
+    LearnedMetricHead, partial(fit_distances, loss=partial(contrastive_loss, margin=CONTRASTIVE_MARGIN))
+)

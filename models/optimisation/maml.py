@@ -14,8 +14,8 @@ Departures from the papers:
 - The last layer starts every episode at zero and is not learned, so a class has no parameters, there may be any number
   of them, and naming them otherwise permutes the answers.
 - Rates are learned as strengths that follow the shot. They start at zero, where the head is nearest centroid, and are
-  relative to the largest stable rate of their layer in that episode. A strength may turn negative: were it held at
-  zero, no gradient would bring it back.
+  relative to the largest stable rate of their layer in that episode. Below zero they count as zero, and have the
+  gradient that they would have there: otherwise one step in the wrong direction would end their training.
 - The inner loss is that of the sum, the network being there to mend what nearest centroid gets wrong. For that, support
   items are compared with prototypes they have no part in; with their own they would all look right.
 - The first layer's updates go by the fused Gram matrix, as if it were a layer on all views of their own dimension that
@@ -73,6 +73,7 @@ class MamlHead(nn.Module):
     def rates(self, grams: EpisodeGrams, items: Projected) -> list[Float[Tensor, "batch step _"]]:
         """Return the rates of each layer that moves."""
         strength = LARGEST_STRENGTH * (self.strengths(grams.shots) / LARGEST_STRENGTH).tanh()
+        strength = strength + (strength.clamp(min=0) - strength).detach()
         stable = self.stable_rates(grams, items)[..., -self.n_rates[1] :]
         rates = list((stable * strength.unflatten(-1, self.n_rates)).expand(-1, STEPS, -1).unsqueeze(-2).unbind(-1))
         for layer, own in enumerate(self.unit_rates):

@@ -8,6 +8,7 @@ from models.geometry import centred_views
 from models.grams import EpisodeGrams, PlacedItems, distinct_rows, gather_grams
 from models.metric.losses import euclidean, squared_distances
 from models.metric.network import LearnedMetricHead, MetricNetwork, contrastive_head, triplet_head
+from models.metric.prototypical_episodes import protonet_head
 from models.nearest import nearness
 
 WEIGHTS = torch.tensor([0.5, 0.3, 0.2])
@@ -22,7 +23,7 @@ def episode() -> EpisodeGrams:
     return gather_grams(items, batch.domain.presence[rows], batch.membership)
 
 
-@pytest.fixture(params=[triplet_head, contrastive_head], ids=["triplet", "contrastive"])
+@pytest.fixture(params=[triplet_head, contrastive_head, protonet_head], ids=["triplet", "contrastive", "protonet"])
 def head(request: pytest.FixtureRequest) -> LearnedMetricHead:
     return request.param()
 
