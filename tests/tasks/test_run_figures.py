@@ -15,7 +15,8 @@ def test_accuracy_is_plotted_over_shots_with_a_line_for_each_learner():
     (axes,) = accuracy_against_shots(board).axes
     assert axes.get_legend_handles_labels()[1] == ["metric", "tuned_logreg"]
     lines = [container.lines[0] for container in axes.containers]
-    assert [line.get_xdata().tolist() for line in lines] == [[1, 5], [1, 5]]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "5"]
+    assert [[round(float(x)) for x in line.get_xdata()] for line in lines] == [[0, 1], [0, 1]]
     assert [line.get_linestyle() for line in lines] == ["-", "--"]
 
 
