@@ -185,7 +185,7 @@ def score_all(steps: Steps) -> list[Facts]:
 
 
 def compare_all(steps: Steps, hidden: Sequence[str]) -> list[Facts]:
-    """Compare our learner with the baselines on 5-way episodes of the held-out domains and hidden classes."""
+    """Compare our prior with the baselines on 5-way episodes of the held-out domains and hidden classes."""
     config = BenchmarkConfig(
         train=TRAINING,
         test=HELD_OUT,
@@ -222,9 +222,11 @@ def shown(result: Facts) -> RenderableType:
 def adapted_table(adapted: Sequence[Facts]) -> Table:
     """Compare the registered models with the baselines: the same labels, the same unseen items."""
     table = _table(f"Registered models: all {adapted[0]['labels'] // adapted[0]['shots']} unseen classes at once")
+    table.add_column("learner\nchosen", overflow="fold")
     for run in adapted:
         scores = [run["baselines"][name] for name in BASELINES]
-        table.add_row(run["domain"], str(run["shots"]), *(_accuracy(score) for score in (*scores, run)))
+        accuracies = [_accuracy(score) for score in (*scores, run)]
+        table.add_row(run["domain"], str(run["shots"]), *accuracies, run["learner"])
     return table
 
 
@@ -232,9 +234,8 @@ def episodes_table(episodes: Sequence[Facts]) -> Table:
     """Compare the prior with the baselines over the same episodes; the gain is paired with the tuned baseline."""
     table = _table("Episodes: five of the unseen classes at a time")
     table.add_column("gain on\ntuned", no_wrap=True)
-    found = {(row["domain"], row["shot"], row["learner"]): row for row in episodes}
     for domain, shot in dict.fromkeys((row["domain"], row["shot"]) for row in episodes):
-        rows = [found[domain, shot, learner] for learner in (*BASELINES, "metric")]
+        rows = [row for row in episodes if (row["domain"], row["shot"]) == (domain, shot)]
         gain = f"{100 * rows[-1]['diff']:+.1f} ± {100 * rows[-1]['diff_ci95']:.1f}"
         table.add_row(domain, str(shot), *(_accuracy(row) for row in rows), gain)
     return table

@@ -9,8 +9,9 @@ from data_contracts.settings import get_settings
 
 
 def compare_on_episodes(config: BenchmarkConfig) -> list[dict[str, Any]]:
-    """Let the champion prior and the baselines answer the same episodes: one row per domain, shot and learner.
+    """Let the baselines and the champion prior answer the same episodes: one row per domain, shot and learner.
 
+    The prior's is the last of a domain and shot.
     The rows are kept in the home's cache under a key made from the prior, the data and `config`.
     """
     from models.baselines import TunedLogreg, reference_learners
@@ -28,7 +29,8 @@ def compare_on_episodes(config: BenchmarkConfig) -> list[dict[str, Any]]:
         return kept
     package = registry.read_package(ref)
     tuned = TunedLogreg.load(package.context["tuned_logreg"])
-    rows = _rows(config, domains, {**reference_learners(tuned), "metric": registry.build_prior(package, ref)})
+    prior = registry.build_prior(package, ref)
+    rows = _rows(config, domains, {**reference_learners(tuned), prior.kind: prior})
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(rows), encoding="utf-8")
     partial.replace(path)

@@ -40,7 +40,8 @@ def write_demo_page(
         summary=(
             f"A prior was meta-trained on {len(prior['domains'])} domains of emoji: drawings of two vendors with names "
             "in five languages. It was then adapted to domains of a third vendor and two other languages, from few "
-            f"labels of {len(classes)} classes that were kept out of training.",
+            f"labels of {len(classes)} classes that were kept out of training. Each time, the learner that promised "
+            "most was chosen.",
             "Every model is judged on items whose labels it has not seen; the baselines got the same labels.",
         ),
         made_at=datetime.now(UTC),
@@ -77,7 +78,10 @@ def result_of(run: Facts, classes: Sequence[str]) -> DomainResult:
         probabilities=model.predict(test).detach().numpy(),
         embeddings=model.embed(test).detach().numpy(),
         view_weights=run["views"],
-        scores=[*(_score(name, run["baselines"][key]) for key, name in BASELINES.items()), _score(OURS, run)],
+        scores=[
+            *(_score(name, run["baselines"][key]) for key, name in BASELINES.items()),
+            _score(f"{OURS}: {run['learner']}", run, ours=True),
+        ],
     )
 
 
@@ -98,6 +102,6 @@ def items_of(lake: "Lake", domain: str, item_ids: Sequence[str]) -> list[JudgedI
     ]
 
 
-def _score(name: str, found: Facts) -> LearnerScore:
+def _score(name: str, found: Facts, *, ours: bool = False) -> LearnerScore:
     numbers = {key: found[key] for key in ("accuracy", "ci95", "nll", "ece")}
-    return LearnerScore(learner=name, ours=name == OURS, **numbers)
+    return LearnerScore(learner=name, ours=ours, **numbers)
