@@ -141,16 +141,16 @@ def generator_loss(
 
 
 class BaseClasses(nn.Module):
-    """Means and spreads of classes met in training, the largest `BASE_CLASSES` of them."""
+    """Means and standard deviations of classes met in training, the largest `BASE_CLASSES` of them."""
 
     means: Tensor
-    variances: Tensor
+    spreads: Tensor
     counts: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("means", torch.zeros(BASE_CLASSES, COMMON_DIM))
-        self.register_buffer("variances", torch.zeros(BASE_CLASSES, COMMON_DIM))
+        self.register_buffer("spreads", torch.zeros(BASE_CLASSES, COMMON_DIM))
         self.register_buffer("counts", torch.zeros(BASE_CLASSES))
 
     def fit(self, items: Float[Tensor, "item common"], labels: Int[Tensor, " item"]) -> None:
@@ -159,9 +159,9 @@ class BaseClasses(nn.Module):
         divisor = counts.clamp(min=1).unsqueeze(-1)
         nothing = torch.zeros(len(counts), COMMON_DIM)
         means = nothing.index_add(0, labels, items) / divisor
-        variances = nothing.index_add(0, labels, (items - means[labels]).square()) / divisor
+        spreads = (nothing.index_add(0, labels, (items - means[labels]).square()) / divisor).sqrt()
         largest = counts.argsort(descending=True, stable=True)[:BASE_CLASSES]
-        for kept, found in ((self.means, means), (self.variances, variances), (self.counts, counts)):
+        for kept, found in ((self.means, means), (self.spreads, spreads), (self.counts, counts)):
             kept.zero_()
             kept[: len(largest)] = found[largest]
 
@@ -171,7 +171,7 @@ class BaseClasses(nn.Module):
         """Return mean and standard deviation of the base classes near each prototype; zero if there are none."""
         distances = self.means.square().sum(-1) - 2 * prototypes @ self.means.T
         shares = (-distances / TEMPERATURE).masked_fill(self.counts == 0, torch.finfo(distances.dtype).min).softmax(-1)
-        return shares @ self.means, (shares @ self.variances).sqrt()
+        return shares @ self.means, shares @ self.spreads
 
 
 class Generator(nn.Module):

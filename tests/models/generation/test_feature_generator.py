@@ -38,15 +38,15 @@ def head() -> FeatureGeneratorHead:
     return head
 
 
-def test_statistics_are_mean_and_variance_of_each_class_over_all_domains():
+def test_statistics_are_mean_and_standard_deviation_of_each_class_over_all_domains():
     head = FeatureGeneratorHead()
     one, other = torch.zeros(2, COMMON_DIM), torch.zeros(1, COMMON_DIM)
-    one[0, 0], one[1, 0], other[0, 1] = 2.0, 4.0, 5.0
+    one[0, 0], one[1, 0], other[0, 1] = 1.0, 5.0, 5.0
     head.fit([one, other], [torch.tensor([0, 0]), torch.tensor([2])])
     assert head.base.counts[:4].tolist() == [2.0, 1.0, 0.0, 0.0]
     assert head.base.means[0, :2].tolist() == [3.0, 0.0]
     assert head.base.means[1, :2].tolist() == [0.0, 5.0]
-    assert head.base.variances[0, :2].tolist() == [1.0, 0.0]
+    assert head.base.spreads[0, :2].tolist() == [2.0, 0.0]
 
 
 def test_of_too_many_base_classes_the_largest_are_kept():
@@ -162,6 +162,15 @@ def test_trained_generator_beats_calibration_by_base_classes_that_mislead(head):
             for name, logits in head.contenders(grams, WEIGHTS).items()
         }
     assert loss["generated"] < loss["calibrated"]
+
+
+def test_gradient_is_finite_with_base_classes_of_a_single_item(head):
+    batch = draw(make_domain())
+    head.fit([torch.randn(5, COMMON_DIM)], [torch.arange(5)])
+    weights = WEIGHTS.clone().requires_grad_()
+    generator_loss(head, grams_of(batch), weights, batch.query_labels).backward()
+    assert weights.grad.isfinite().all()
+    assert weights.grad.any()
 
 
 def test_query_without_any_view_favours_no_class(head):
