@@ -8,6 +8,7 @@ from data_contracts.configs import BenchmarkConfig, TrainConfig
 from data_contracts.errors import EpisodeTooSmall
 from data_contracts.reports import BenchmarkRow
 from models.baselines import BestSingle, ConcatLogreg
+from models.catalogue import AUTO_MEMBERS
 from models.episodes import as_episode
 from models.evaluation import (
     Answers,
@@ -101,7 +102,7 @@ def test_protocol_gives_a_row_for_each_learner_shot_and_split(domains):
 def test_comparison_knows_what_training_took_and_how_sure_answers_were(domains):
     config = CONFIG.model_copy(update={"split_seeds": (0, 1), "shots": (1,), "learners": ("metric", "auto")})
     found = run_comparison(config, domains)
-    assert found.training_s.keys() == {"metric", "auto"}
+    assert found.training_s.keys() == {*AUTO_MEMBERS, "auto"}
     assert found.reliability.keys() == {row.learner for row in found.rows}
     assert {int(bins[:, 0].sum()) for bins in found.reliability.values()} == {2 * 20 * 2 * 6}
 
