@@ -62,7 +62,7 @@ def meta_train_prior(lake: Lake, config: MetaTrainConfig) -> TrainReport:
         f"prior/{key}",
         find=lambda: registry.find_judged(registry.PRIOR, key),
         work=lambda: _train_and_register(domains, config, fitted, key),
-        lease_s=1800,
+        patience_s=7200,
     )
     tags = ref.tags
     return TrainReport(

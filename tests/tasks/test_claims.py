@@ -69,6 +69,21 @@ def test_claim_of_a_dead_worker_is_taken_over_when_its_lease_ends(lake: Lake):
     assert time.monotonic() - started > 0.5
 
 
+def test_work_longer_than_its_lease_is_not_taken_over(lake: Lake):
+    work, other = Work(), Work()
+
+    def do_slowly() -> str:
+        time.sleep(3)
+        return work.do()
+
+    with ThreadPoolExecutor(2) as pool:
+        slow = pool.submit(once, lake, "k", find=work.find, work=do_slowly, lease_s=1.5)
+        time.sleep(0.5)
+        late = pool.submit(once, lake, "k", find=work.find, work=other.do, lease_s=1.5)
+        assert (slow.result(), late.result()) == (("result", True), ("result", False))
+    assert (work.times, other.times) == (1, 0)
+
+
 def test_claims_of_different_work_do_not_meet(lake: Lake):
     assert claim(lake, "it's one", lease_s=60)
     assert claim(lake, "another", lease_s=60)
