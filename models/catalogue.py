@@ -18,6 +18,7 @@ from models.learner import DomainModel, Prior
 from models.metric.mahalanobis import MahalanobisHead
 from models.metric.network import contrastive_head, triplet_head
 from models.metric.prototypical import PrototypicalHead
+from models.metric.prototypical_episodes import protonet_head
 from models.metric.set_attention import SetAttentionHead
 from models.metric.transductive import TransductiveHead
 from models.optimisation.learned_optimizer import LearnedOptimizerHead, unrolled_loss
@@ -49,6 +50,7 @@ CATALOGUE: dict[str, Entry] = {
     "mahalanobis": Entry("metric", MahalanobisHead),
     "triplet": Entry("metric", triplet_head),
     "contrastive": Entry("metric", contrastive_head),
+    "protonet": Entry("metric", protonet_head),
     "set_attention": Entry("metric", SetAttentionHead),
     "transductive": Entry("metric", TransductiveHead, is_transductive=True),
     "ridge": Entry("optimisation", RidgeHead),
