@@ -72,7 +72,7 @@ class MetaLearner(Prior, Protocol):
     """A prior that the outer loop trains on episodes of many domains."""
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """Return what the outer loop trains."""
+        """Return all parameters; the outer loop trains those that require a gradient."""
         ...
 
     def networks(self) -> Iterator[nn.Parameter]:

@@ -170,19 +170,19 @@ class _Run:
     def __init__(self, learner: MetaLearner, domains: Sequence[DomainData], config: TrainConfig) -> None:
         self.learner, self.domains, self.config = learner, domains, config
         self.split = split_classes(domains, config)
-        self.parameters = list(learner.parameters())
+        self.parameters = [parameter for parameter in learner.parameters() if parameter.requires_grad]
         self.optimiser = _optimiser(learner, config)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.validation_episodes = validation_episodes(domains, config)
         self.step, self.fold = 0, -1
         self.best_accuracy = -1.0
-        self.best = self._snapshot()
+        self.best = self.fitted_with = self._snapshot()
         self.last_accuracy: float | None = None
         self._statistics_of(0)
 
     def advance(self, step: int) -> float:
         """Take one step of the outer loop and return its loss."""
-        self._statistics_of((step // self.config.validate_every) % 2)
+        self._statistics_of(self._fold_at(step))
         loss = self.learner.meta_loss(self._episodes())
         for group in self.optimiser.param_groups:
             group["lr"] = group["first_lr"] * 0.5 * (1 + math.cos(math.pi * (step - 1) / self.config.steps))
@@ -203,8 +203,7 @@ class _Run:
             self.best_accuracy, self.best = self.last_accuracy, self._snapshot()
 
     def finish(self) -> None:
-        for parameter, value in zip(self.parameters, self.best, strict=True):
-            parameter.data.copy_(value)
+        self._become(self.best)
         self.learner.fit_statistics(self.domains, self.split.all)
 
     def progress(self, step: int, loss: float | None) -> TrainProgress:
@@ -214,8 +213,10 @@ class _Run:
         """Go back to where an earlier report stood."""
         self.step, self.best_accuracy = state["step"], state["best_accuracy"]
         self.best = state["best"]
-        for parameter, value in zip(self.parameters, state["parameters"], strict=True):
-            parameter.data.copy_(value)
+        self._become(state["fitted_with"])
+        self.fold = -1
+        self._statistics_of(self._fold_at(self.step))
+        self._become(state["parameters"])
         self.optimiser.load_state_dict(deepcopy(state["optimiser"]))
         self.generator.set_state(state["generator"])
 
@@ -224,6 +225,7 @@ class _Run:
             "step": self.step,
             "best_accuracy": self.best_accuracy,
             "best": self.best,
+            "fitted_with": self.fitted_with,
             "parameters": self._snapshot(),
             "optimiser": deepcopy(self.optimiser.state_dict()),
             "generator": self.generator.get_state(),
@@ -232,8 +234,16 @@ class _Run:
     def _snapshot(self) -> list[Tensor]:
         return [parameter.detach().clone() for parameter in self.parameters]
 
+    def _become(self, values: Sequence[Tensor]) -> None:
+        for parameter, value in zip(self.parameters, values, strict=True):
+            parameter.data.copy_(value)
+
+    def _fold_at(self, step: int) -> int:
+        return (step // self.config.validate_every) % 2
+
     def _statistics_of(self, fold: int) -> None:
         if fold != self.fold:
+            self.fitted_with = self._snapshot()
             self.learner.fit_statistics(self.domains, self.split.folds[fold])
             self.fold = fold
 
@@ -261,10 +271,11 @@ class _Run:
 
 def _optimiser(learner: MetaLearner, config: TrainConfig) -> torch.optim.Optimizer:
     """Return Adam with one rate for strengths and a smaller one for the weights of networks."""
+    trained = [parameter for parameter in learner.parameters() if parameter.requires_grad]
     networks = {id(parameter) for parameter in learner.networks()}
     parts = {True: config.network_learning_rate, False: config.learning_rate}
     groups = [
-        {"params": [p for p in learner.parameters() if (id(p) in networks) is is_network], "first_lr": rate, "lr": rate}
+        {"params": [p for p in trained if (id(p) in networks) is is_network], "first_lr": rate, "lr": rate}
         for is_network, rate in parts.items()
     ]
     return torch.optim.Adam([group for group in groups if group["params"]])
