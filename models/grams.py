@@ -30,7 +30,8 @@ class PlacedItems:
         support, query = torch.zeros(()), torch.zeros(())
         for weight, items, encoder_id in zip(weights.T, self.views, self.encoder_ids, strict=True):
             projected = to_common(items, encoder_id)
-            factor = weight.clamp(min=0).sqrt()[:, None, None]
+            is_used = weight > 0  # at zero, where the root's slope is infinite, the gradient is zero
+            factor = (torch.where(is_used, weight, 1.0).sqrt() * is_used)[:, None, None]
             support = support + factor * projected[self.support]
             query = query + factor * projected[self.query]
         return support, query
