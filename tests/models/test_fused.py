@@ -1,5 +1,6 @@
 """What holds for every kind of learner; what belongs to one head alone is tested beside it."""
 
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -12,8 +13,8 @@ from torch.nn.functional import normalize
 from data_contracts.errors import ModelError, ModelRefused
 from models.catalogue import CATALOGUE, LEARNERS, build_learner, load_domain_model, load_prior
 from models.episodes import EpisodeBatch, as_episode
-from models.features import DomainData, ViewSpec
-from models.fused import query_cross_entropy
+from models.features import ViewSpec
+from models.fused import FusedLearner, query_cross_entropy
 from models.learner import DomainModel, MetaLearner
 from models.placement import POOL_SIZE
 
@@ -31,9 +32,15 @@ def assert_near(found: Tensor, expected: Tensor, atol: float = 1e-4) -> None:
     torch.testing.assert_close(found, expected, atol=atol, rtol=0)
 
 
-@pytest.fixture
-def trained(kind: str, toys: DomainData) -> MetaLearner:
-    """A learner of each kind with every strength on, and a basis for the encoder of the title."""
+@pytest.fixture(params=LEARNERS, scope="module")
+def kind(request: pytest.FixtureRequest) -> str:
+    """Every kind of learner there is, one after another."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def trained(kind: str) -> FusedLearner:
+    """A learner with every strength on, and a basis for the encoder of the title; tests must not change it."""
     many = make_domain("many", per_class=40, views=(TITLE,), seed=9)
     return departed_learner(kind, [many])
 
@@ -180,12 +187,13 @@ def test_domain_model_comes_back_from_its_stored_form(trained, toys):
 
 
 def test_domain_model_stays_as_it_was_when_its_prior_is_trained_on(trained, toys):
-    model = trained.adapt(toys, support_of(toys, 3))
+    prior = deepcopy(trained)
+    model = prior.adapt(toys, support_of(toys, 3))
     before = model.predict(toys)
     with torch.no_grad():
-        for parameter in trained.parameters():
+        for parameter in prior.parameters():
             parameter.add_(1.0)
-    trained.fit_statistics([toys], toys.classes)
+    prior.fit_statistics([toys], toys.classes)
     assert torch.equal(model.predict(toys), before)
 
 

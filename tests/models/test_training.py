@@ -22,7 +22,6 @@ from models.training import TrainProgress, fit_to_data, large_classes, split_cla
 
 CONFIG = TrainConfig(steps=8, n_way=3, n_query=4, shots=(1, 3), meta_batch=4, validate_every=4, view_dropout=0.2)
 
-
 MECHANICS = ("metric", "triplet")
 """A learner that is all gradient, and one that trains a network anew whenever statistics are fitted."""
 
