@@ -19,7 +19,7 @@ def toys() -> DomainData:
     return make_domain("toys", missing=0.1)
 
 
-@pytest.fixture(params=LEARNERS)
+@pytest.fixture(params=LEARNERS, scope="module")
 def kind(request: pytest.FixtureRequest) -> str:
-    """Every kind of learner there is."""
+    """Every kind of learner there is, one after another: a module may make things once for each."""
     return str(request.param)

@@ -32,12 +32,6 @@ def assert_near(found: Tensor, expected: Tensor, atol: float = 1e-4) -> None:
     torch.testing.assert_close(found, expected, atol=atol, rtol=0)
 
 
-@pytest.fixture(params=LEARNERS, scope="module")
-def kind(request: pytest.FixtureRequest) -> str:
-    """Every kind of learner there is, one after another."""
-    return str(request.param)
-
-
 @pytest.fixture(scope="module")
 def trained(kind: str) -> FusedLearner:
     """A learner with every strength on, and a basis for the encoder of the title; tests must not change it."""
