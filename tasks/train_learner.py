@@ -1,5 +1,6 @@
 """Train one learner, with a checkpoint from which a run that was stopped goes on."""
 
+import logging
 import os
 import pickle
 import time
@@ -17,6 +18,11 @@ from models.features import DomainData
 from models.fused import FusedLearner
 from models.training import train
 from tasks import progress
+
+logger = logging.getLogger(__name__)
+
+LOOP_STATE = frozenset({"step", "best_accuracy", "best", "fitted_with", "parameters", "optimiser", "generator"})
+"""What the outer loop needs to go on."""
 
 Curve = list[tuple[int, float]]
 """Step and value."""
@@ -78,16 +84,23 @@ def single_thread() -> Iterator[None]:
 def _read_checkpoint(path: Path | None, learner: FusedLearner) -> dict[str, Any]:
     """Return a checkpoint's content: tensors, numbers and lists only, nothing that runs.
 
-    Return nothing if there is none, if it was cut off, or if another version of the learner wrote it.
+    Return nothing if there is none, and say so if it was cut off or if another version of the learner wrote it.
     """
     if path is None or not path.exists():
         return {}
     try:
         state: dict[str, Any] = torch.load(path, weights_only=True)
     except (EOFError, RuntimeError, pickle.UnpicklingError):
+        state = {}
+    if not _fits(state.get("loop", {}), learner):
+        logger.warning("%s is trained from the start: %s is cut off or of another version", learner.kind, path)
         return {}
-    shapes = [value.shape for value in state["loop"]["parameters"]]
-    return state if shapes == [parameter.shape for parameter in learner.parameters()] else {}
+    return state
+
+
+def _fits(loop: Mapping[str, Any], learner: FusedLearner) -> bool:
+    trained = [parameter.shape for parameter in learner.parameters() if parameter.requires_grad]
+    return loop.keys() >= LOOP_STATE and [value.shape for value in loop["parameters"]] == trained
 
 
 def _write_checkpoint(path: Path | None, state: Mapping[str, Any]) -> None:

@@ -110,15 +110,16 @@ def test_excluded_classes_are_not_seen(lake):
     assert int((data.labels >= 0).sum()) == 6 * 6
 
 
-def test_stopped_training_goes_on_from_its_checkpoint(lake, tmp_path):
+@pytest.mark.parametrize("kind", ["metric", "triplet"])
+def test_stopped_training_goes_on_from_its_checkpoint(lake, tmp_path, kind):
     domains = load_training_domains(lake, config_of())
-    whole = train_learner("metric", domains, SMALL)
+    whole = train_learner(kind, domains, SMALL)
     path = tmp_path / "checkpoint.pt"
 
-    with pytest.raises(Stop), stop_at(4, "metric"):
-        train_learner("metric", domains, SMALL, path)
+    with pytest.raises(Stop), stop_at(4, kind):
+        train_learner(kind, domains, SMALL, path)
     assert path.exists()
-    resumed = train_learner("metric", domains, SMALL, path)
+    resumed = train_learner(kind, domains, SMALL, path)
     assert (whole.resumed_from, resumed.resumed_from) == (0, 4)
     assert [step for step, _ in resumed.losses] == [1, 2, 3, 4, 5, 6]
     assert dict(resumed.losses) == pytest.approx(dict(whole.losses))
@@ -135,6 +136,20 @@ def test_checkpoint_that_cannot_be_used_is_begun_anew(lake, tmp_path):
     cut_off = train_learner("metric", domains, SMALL, path)
     assert (other.resumed_from, cut_off.resumed_from) == (0, 0)
     assert cut_off.losses == other.losses
+
+
+def test_checkpoint_that_lacks_anything_is_begun_anew_and_says_so(lake, tmp_path, caplog):
+    domains = load_training_domains(lake, config_of())
+    path = tmp_path / "checkpoint.pt"
+    short = SMALL.model_copy(update={"steps": 0})
+    train_learner("metric", domains, short, path)
+    state = torch.load(path, weights_only=True)
+    for missing in (None, *state["loop"]):
+        kept = {name: value for name, value in state["loop"].items() if name != missing}
+        torch.save({**state, "loop": kept}, path)
+        caplog.clear()
+        train_learner("metric", domains, short, path)
+        assert ("metric is trained from the start" in caplog.text) == (missing is not None)
 
 
 def test_stopped_run_goes_on_within_a_learner_and_repeats_none_that_is_finished(lake):
