@@ -95,6 +95,9 @@ class BenchmarkConfig(EpisodesConfig):
         default=(), description="classes in common to test on, instead of a drawn share"
     )
     split_seeds: tuple[int, ...] = (0,)
+    missing: float = Field(
+        default=0.0, ge=0, lt=1, description="share of the views of test items that are hidden; an item keeps one"
+    )
 
 
 class TransferConfig(EpisodesConfig):

@@ -162,6 +162,12 @@ def draw_episodes(
     return sampler.sample(*draw, min_query=MIN_QUERY)
 
 
+def hide_views(domains: Sequence[DomainData], share: float, seed: int) -> list[DomainData]:
+    """Hide that share of the views of test items, by another draw for every domain and class split."""
+    generator = torch.Generator().manual_seed(seed)
+    return [domain.with_hidden_views(share, generator) for domain in domains]
+
+
 def run_protocol(
     config: BenchmarkConfig, domains: Mapping[str, DomainData], report: Report = lambda *_: None
 ) -> list[BenchmarkRow]:
@@ -188,8 +194,9 @@ def run_comparison(
         check_classes(test, classes, config)
         learners, seconds = trained_learners(config, training, classes, report)
         taken.append(seconds)
+        tested = hide_views(test, config.missing, seed)
         for shot in config.shots:
-            batches = [draw_episodes(domain, classes, shot, config, seed) for domain in test]
+            batches = [draw_episodes(domain, classes, shot, config, seed) for domain in tested]
             answers = [compare(learners, episodes, report) for episodes in batches]
             parts.append(Comparison.of(answers, split_seed=seed, shot=shot))
     return Comparison.joined(parts, {name: sum(seconds[name] for seconds in taken) for name in taken[0]})

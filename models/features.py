@@ -6,7 +6,7 @@ from functools import cached_property
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, one_hot
 
 
 @dataclass(frozen=True)
@@ -77,11 +77,13 @@ class DomainData:
         return hidden
 
     def with_hidden_views(self, share: float, generator: torch.Generator) -> "DomainData":
-        """Return the same items with that share of their views hidden at random, but no item left without any."""
+        """Return the same items with that share of their views hidden at random; who would lose all keeps one."""
         if not share or len(self.views) < 2:
             return self
-        kept = self.presence & (torch.rand(self.presence.shape, generator=generator) >= share)
-        return self.with_presence(torch.where(kept.any(1, keepdim=True), kept, self.presence))
+        chance = torch.rand(self.presence.shape, generator=generator)
+        kept = self.presence & (chance >= share)
+        luckiest = one_hot((chance * self.presence).argmax(1), len(self.views)).bool() & self.presence
+        return self.with_presence(torch.where(kept.any(1, keepdim=True), kept, luckiest))
 
     def with_classes(self, classes: tuple[str, ...]) -> "DomainData":
         """Return the same items with only `classes` labelled; every other label becomes -1."""

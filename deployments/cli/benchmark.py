@@ -36,6 +36,9 @@ def benchmark(
     shots: Annotated[str, typer.Option(metavar="1,5", help="Labels a class, each measured on its own.")] = "1,5",
     query: Annotated[int, typer.Option(min=1, help="Test items a class and episode.")] = DEFAULT.n_query,
     episodes: Annotated[int, typer.Option(min=2, help="Episodes a shot and test domain.")] = DEFAULT.episodes,
+    missing: Annotated[
+        float, typer.Option(min=0, max=0.99, help="Share of the views of test items to hide; an item keeps one.")
+    ] = DEFAULT.missing,
     learners: Annotated[
         str, typer.Option(metavar="A,B", help="Learners beside the baselines, or all; auto chooses from its own.")
     ] = ",".join(DEFAULT.learners),
@@ -49,6 +52,8 @@ def benchmark(
     Example: metafuse benchmark --train openmoji-en,twemoji-en --test noto-ru --split-seed 0,1,2
 
     Example: metafuse benchmark --train openmoji-en,twemoji-en --test noto-ru --learners all --shots 1,5,10
+
+    Example: metafuse benchmark --train openmoji-en,twemoji-en --test noto-ru --missing 0.5
     """
     config = BenchmarkConfig(
         train=_domains(train, "--train"),
@@ -61,6 +66,7 @@ def benchmark(
         shots=numbers(shots, least=1),
         n_query=query,
         episodes=episodes,
+        missing=missing,
         training=TrainConfig(steps=steps, n_way=way, shots=numbers(shots, least=1), seed=seed),
     )
     from flows.benchmark_learners import benchmark_learners

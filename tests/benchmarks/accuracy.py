@@ -3,6 +3,7 @@
 HOME is one where `metafuse demo` has run. Learners are trained on two vendors and five languages and tested on a third
 vendor, two other languages and classes held out of training, over several draws of those classes; every learner
 answers the same episodes. This is `metafuse benchmark` for the domains of the demo, with the mean over the draws.
+`--missing 0.5` hides half of the views of test items; where a baseline has no view it gets the domain's mean instead.
 """
 
 import argparse
@@ -27,7 +28,7 @@ HELD_OUT = ("noto-ru", "noto-zh")
 def measure(lake: Lake, config: BenchmarkConfig) -> list[BenchmarkRow]:
     """Run the protocol on domains of a lake."""
     domains = {name: load_domain(lake, name) for name in (*config.train, *config.test)}
-    return run_protocol(config, domains, lambda done, total, what: print(what, f"{done}/{total}", file=sys.stderr))
+    return run_protocol(config, domains, show_progress)
 
 
 def table(rows: Sequence[BenchmarkRow]) -> str:
@@ -51,14 +52,35 @@ def points(mean: float, ci95: float) -> str:
     return f"{100 * mean:.2f} ± {100 * ci95:.2f}"
 
 
+def add_options(arguments: argparse.ArgumentParser) -> None:
+    """Add the options that all collections have."""
+    arguments.add_argument("--learners", nargs="+", default=BenchmarkConfig.model_fields["learners"].default)
+    arguments.add_argument("--episodes", type=int, default=600, help="of every shot and test domain")
+    arguments.add_argument("--splits", type=int, default=5, help="draws of the classes to test on")
+    arguments.add_argument("--missing", type=float, default=0.0, help="share of the views of test items to hide")
+
+
+def protocol_of(chosen: argparse.Namespace, train: Sequence[str], test: Sequence[str], n_way: int) -> BenchmarkConfig:
+    """Return the protocol that these options ask for."""
+    return BenchmarkConfig(
+        train=tuple(train),
+        test=tuple(test),
+        learners=tuple(chosen.learners),
+        n_way=n_way,
+        episodes=chosen.episodes,
+        split_seeds=tuple(range(chosen.splits)),
+        missing=chosen.missing,
+    )
+
+
+def show_progress(done: int, total: int, what: str) -> None:
+    print(what, f"{done}/{total}", file=sys.stderr)
+
+
 if __name__ == "__main__":
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("home", type=Path)
-    arguments.add_argument("--episodes", type=int, default=600)
-    arguments.add_argument("--split-seeds", type=int, nargs="+", default=[0, 1, 2])
+    add_options(arguments)
     chosen = arguments.parse_args()
     torch.set_num_threads(1)
-    protocol = BenchmarkConfig(
-        train=TRAINING, test=HELD_OUT, split_seeds=tuple(chosen.split_seeds), episodes=chosen.episodes
-    )
-    print(table(measure(Lake(str(chosen.home / "lake")), protocol)))
+    print(table(measure(Lake(str(chosen.home / "lake")), protocol_of(chosen, TRAINING, HELD_OUT, n_way=5))))

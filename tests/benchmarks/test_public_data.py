@@ -1,13 +1,15 @@
 """The public collections' parsing, on catalogues and tables of a few lines."""
 
+import argparse
 import hashlib
 
 import debian_packages
 import keel_tables
 import pytest
 import torch
-from public_accuracy import hide_views, with_missing
+from accuracy import add_options, protocol_of
 
+from data_contracts.configs import BenchmarkConfig
 from data_contracts.odcs import load_contract
 
 CATALOGUE = """Package: pkg{number}
@@ -118,7 +120,7 @@ def test_large_table_is_thinned_out_evenly_over_its_classes():
 def test_hidden_views_leave_one_to_every_item(share):
     lines = [f"{number},{number % 7},{number % 2}" for number in range(1000)]
     domain = keel_tables.build_domain("tiny", "\n".join(lines))
-    hidden = hide_views(domain, share, torch.Generator().manual_seed(0))
+    hidden = domain.with_hidden_views(share, torch.Generator().manual_seed(0))
     kept = hidden.presence.sum(1)
     assert kept.min() == 1
     assert (kept == 2).float().mean().item() == pytest.approx((1 - share) ** 2, abs=0.05)
@@ -126,6 +128,11 @@ def test_hidden_views_leave_one_to_every_item(share):
     assert torch.equal(hidden.means["odd"], domain.means["odd"])
 
 
-def test_nothing_is_hidden_unless_asked_for():
-    domains = {"tiny": keel_tables.build_domain("tiny", "1,2,a\n3,4,b\n")}
-    assert with_missing(domains, 0.0)["tiny"] is domains["tiny"]
+def test_public_data_and_emoji_are_measured_alike():
+    arguments = argparse.ArgumentParser()
+    add_options(arguments)
+    protocol = protocol_of(arguments.parse_args([]), ["one"], ["two"], n_way=5)
+    assert protocol == BenchmarkConfig(train=("one",), test=("two",), split_seeds=(0, 1, 2, 3, 4))
+    chosen = arguments.parse_args(["--learners", "ridge", "maml", "--splits", "2", "--missing", "0.5"])
+    protocol = protocol_of(chosen, ["one"], ["two"], n_way=3)
+    assert (protocol.learners, protocol.split_seeds, protocol.missing) == (("ridge", "maml"), (0, 1), 0.5)

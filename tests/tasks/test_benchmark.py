@@ -1,10 +1,13 @@
 import pytest
+import torch
 from learning_lake import add_domain
 from mlflow_runs import artifacts_of, runs_below
 
 from data_contracts.configs import BenchmarkConfig, TrainConfig
 from data_contracts.errors import ModelError, UnknownDomain
+from models.evaluation import hide_views
 from tasks.benchmark import run_benchmark
+from tasks.features import load_domain
 from tasks.lake import Lake, open_lake
 from tasks.tracking import connect, find_experiment
 
@@ -45,6 +48,25 @@ def test_run_of_a_benchmark_has_a_run_below_it_for_each_learner(lake):
     assert {point.step: point.value for point in history} == pytest.approx(accuracies)
     assert "seconds" in below["metric"].data.metrics
     assert "seconds" not in below["tuned_logreg"].data.metrics
+
+
+def test_views_of_test_items_are_hidden_if_asked(lake):
+    whole, missing = (run_benchmark(lake, CONFIG.model_copy(update={"missing": share})) for share in (0.0, 0.5))
+    assert missing.protocol.missing == 0.5
+    found = {row.learner: row for row in missing.leaderboard}
+    for row in whole.leaderboard:
+        assert found[row.learner].accuracy < row.accuracy
+
+
+def test_splits_hide_other_views_of_the_same_share(lake):
+    domains = [load_domain(lake, name) for name in ("one", "two")]
+    first, again, other = (hide_views(domains, 0.5, seed) for seed in (0, 0, 1))
+    presence = [torch.stack([domain.presence for domain in drawn]) for drawn in (first, again, other)]
+    assert torch.equal(presence[0], presence[1])
+    assert not torch.equal(presence[0], presence[2])
+    assert not torch.equal(*presence[0])
+    assert presence[0].any(-1).all()
+    assert presence[0].float().mean().item() == pytest.approx(1 - 0.375, abs=0.1)
 
 
 def test_unknown_learner_and_unknown_domain_are_refused(lake):
