@@ -130,6 +130,7 @@ class LeaderboardRow(Report):
     accuracy: float
     ci95: float = Field(description="half-width of the 95 % interval over episodes")
     over_untrained: float = Field(description="accuracy minus nearest_centroid's, which every learner is at the start")
+    over_untrained_ci95: float = Field(description="of the paired difference")
     over_tuned: float = Field(description="accuracy minus tuned_logreg's")
     over_tuned_ci95: float = Field(description="of the paired difference")
     ece: float
@@ -185,6 +186,9 @@ class BenchmarkRow(Report):
     ece: float
     diff: float = Field(description="accuracy minus tuned_logreg's on the same episodes")
     diff_ci95: float
+    over_untrained_ci95: float = Field(
+        default=0.0, description="of the paired difference to nearest_centroid; 0 if that takes no part"
+    )
     cpu_s_per_1000: float = Field(description="CPU seconds per 1,000 episodes")
 
 

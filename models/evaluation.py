@@ -256,6 +256,7 @@ def summarise(answers: Sequence[Mapping[str, Answers]], *, split_seed: int, shot
     for name in answers[0]:
         parts = [by_learner[name] for by_learner in answers]
         joined = Answers.joined(parts)
+        untrained = torch.cat([by_learner.get(UNTRAINED, by_learner[name]).accuracy for by_learner in answers])
         accuracy, gain = estimate(joined.accuracy), estimate(joined.accuracy - reference)
         rows.append(
             BenchmarkRow(
@@ -268,6 +269,7 @@ def summarise(answers: Sequence[Mapping[str, Answers]], *, split_seed: int, shot
                 ece=expected_calibration_error(joined.probabilities, joined.labels),
                 diff=gain.mean,
                 diff_ci95=gain.ci95,
+                over_untrained_ci95=estimate(joined.accuracy - untrained).ci95,
                 cpu_s_per_1000=1000 * joined.cpu_s / len(joined.accuracy),
             )
         )

@@ -35,6 +35,7 @@ def _ranked(rows: Sequence[BenchmarkRow], comparison: Comparison) -> list[Leader
                 accuracy=accuracy,
                 ci95=_mean_half_width([row.ci95 for row in own]),
                 over_untrained=accuracy - untrained,
+                over_untrained_ci95=_mean_half_width([row.over_untrained_ci95 for row in own]),
                 over_tuned=_mean([row.diff for row in own]),
                 over_tuned_ci95=_mean_half_width([row.diff_ci95 for row in own]),
                 ece=_mean([row.ece for row in own]),

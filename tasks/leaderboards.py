@@ -100,8 +100,7 @@ def leaderboard_table(board: Sequence[Mapping[str, Any]]) -> str:
             row["learner"],
             row["family"],
             f"{_pct(row['accuracy'])} ± {_pct(row['ci95'])}",
-            f"{100 * row['over_untrained']:+.1f}",
-            f"{100 * row['over_tuned']:+.1f} ± {_pct(row['over_tuned_ci95'])}",
+            *(f"{100 * row[over]:+.1f} ± {_pct(row[f'{over}_ci95'])}" for over in ("over_untrained", "over_tuned")),
             f"{row['ece']:.3f}",
             "-" if row["seconds"] is None else f"{row['seconds']:.0f}",
         )

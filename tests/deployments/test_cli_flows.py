@@ -14,7 +14,8 @@ ADAPT = {
     "views", "seconds",
 }  # fmt: skip
 ROW = {
-    "split_seed", "shot", "learner", "accuracy", "ci95", "nll", "ece", "diff", "diff_ci95", "cpu_s_per_1000",
+    "split_seed", "shot", "learner", "accuracy", "ci95", "nll", "ece", "diff", "diff_ci95", "over_untrained_ci95",
+    "cpu_s_per_1000",
 }  # fmt: skip
 
 

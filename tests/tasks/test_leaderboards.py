@@ -1,3 +1,7 @@
+import torch
+
+from models.evaluation import REFERENCE, UNTRAINED, Answers, Comparison
+from models.leaderboard import leaderboard
 from tasks.leaderboards import adaptation_table, leaderboard_table, prior_table
 
 SCORE = {"accuracy": 0.5, "ci95": 0.1, "nll": 1.0, "ece": 0.1}
@@ -23,6 +27,7 @@ BOARD = [
         "accuracy": 0.7,
         "ci95": 0.02,
         "over_untrained": 0.05,
+        "over_untrained_ci95": 0.011,
         "over_tuned": -0.01,
         "over_tuned_ci95": 0.015,
         "ece": 0.0123,
@@ -57,9 +62,22 @@ def test_adaptation_shows_which_learner_it_used_and_why():
 def test_leaderboard_has_a_line_for_each_shot_and_learner():
     head, _, row = rows_of(leaderboard_table(BOARD))
     assert head[:4] == ["shot", "learner", "family", "accuracy, %"]
-    assert row == ["1", "ridge", "optimisation", "70.0 ± 2.0", "+5.0", "-1.0 ± 1.5", "0.012", "17"]
+    assert row == ["1", "ridge", "optimisation", "70.0 ± 2.0", "+5.0 ± 1.1", "-1.0 ± 1.5", "0.012", "17"]
     untaught = rows_of(leaderboard_table([{**BOARD[0], "seconds": None}]))[-1]
     assert untaught[-1] == "-"
+
+
+def test_gains_are_paired_by_episode():
+    sure = torch.tensor([[0.8, 0.2]] * 2)
+    accuracies = {REFERENCE: [0.5, 0.7], UNTRAINED: [0.5, 0.9], "ridge": [0.6, 0.9]}
+    answers = {
+        name: Answers(torch.tensor(accuracy), torch.zeros(2), sure, torch.tensor([0, 0]), 1.0)
+        for name, accuracy in accuracies.items()
+    }
+    board = leaderboard(Comparison.of([answers], split_seed=0, shot=1))
+    rows = {row[1]: row[4:6] for row in rows_of(leaderboard_table([row.model_dump() for row in board]))}
+    assert rows["ridge"] == ["+5.0 ± 9.8", "+15.0 ± 9.8"]
+    assert rows[UNTRAINED] == ["+0.0 ± 0.0", "+10.0 ± 19.6"]
 
 
 def test_prior_is_shown_with_its_leaderboard():

@@ -6,9 +6,9 @@ from tasks.figures import accuracy_against_shots, reliability_diagram
 
 
 def test_accuracy_is_plotted_over_shots_with_a_line_for_each_learner():
-    rest = {"over_untrained": 0, "over_tuned": 0, "over_tuned_ci95": 0, "ece": 0, "seconds": None}
+    rest = {"over_untrained": 0, "over_untrained_ci95": 0, "over_tuned": 0, "over_tuned_ci95": 0, "ece": 0}
     board = [
-        LeaderboardRow(shot=shot, learner=name, family=family, accuracy=0.1 * shot, ci95=0.05, **rest)
+        LeaderboardRow(shot=shot, learner=name, family=family, accuracy=0.1 * shot, ci95=0.05, seconds=None, **rest)
         for shot in (1, 5)
         for name, family in (("metric", "metric"), ("tuned_logreg", "baseline"))
     ]
