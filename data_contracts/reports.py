@@ -126,7 +126,9 @@ class LeaderboardRow(Report):
 
     shot: int
     learner: str
-    family: str = Field(description="of the learner; baseline, untrained or choice where it has none")
+    family: str = Field(
+        description="of the learner, transductive if it looks at all queries at once; or baseline, untrained, choice"
+    )
     accuracy: float
     ci95: float = Field(description="half-width of the 95 % interval over episodes")
     over_untrained: float = Field(description="accuracy minus nearest_centroid's, which every learner is at the start")

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -53,6 +54,7 @@ CATALOGUE: dict[str, Entry] = {
     "protonet": Entry("metric", protonet_head),
     "set_attention": Entry("metric", SetAttentionHead),
     "transductive": Entry("metric", TransductiveHead, is_transductive=True),
+    "transductive_balanced": Entry("metric", partial(TransductiveHead, is_balanced=True), is_transductive=True),
     "ridge": Entry("optimisation", RidgeHead),
     "maml": Entry("optimisation", maml_head),
     "fomaml": Entry("optimisation", fomaml_head),

@@ -7,7 +7,7 @@ from data_contracts.reports import BenchmarkRow, LeaderboardRow
 from models.catalogue import AUTO, CATALOGUE
 from models.evaluation import UNTRAINED, Comparison
 
-FAMILIES = {**{kind: entry.family for kind, entry in CATALOGUE.items()}, AUTO: "choice", UNTRAINED: "untrained"}
+OTHERS = {AUTO: "choice", UNTRAINED: "untrained"}
 
 
 def leaderboard(comparison: Comparison) -> tuple[LeaderboardRow, ...]:
@@ -17,8 +17,11 @@ def leaderboard(comparison: Comparison) -> tuple[LeaderboardRow, ...]:
 
 
 def family(learner: str) -> str:
-    """Return the family of a learner, or what it is instead."""
-    return FAMILIES.get(learner, "baseline")
+    """Return the family of a learner, and whether it is transductive; or what it is instead."""
+    entry = CATALOGUE.get(learner)
+    if entry is None:
+        return OTHERS.get(learner, "baseline")
+    return f"{entry.family}, transductive" if entry.is_transductive else entry.family
 
 
 def _ranked(rows: Sequence[BenchmarkRow], comparison: Comparison) -> list[LeaderboardRow]:

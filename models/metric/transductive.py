@@ -4,10 +4,11 @@ All queries of a domain are answered together. They are assigned to prototypes b
 entries are `exp(-λ d²)` with marginals set by Sinkhorn's iterations (Cuturi, 2013, https://arxiv.org/abs/1306.0895),
 and prototypes move towards the mean of what is assigned to them (algorithm 1).
 
-Balance is a choice. With it every class gets the same share of the queries, as benchmarks have it; without it, which is
-the default, each query is shared out by itself and classes may be of any size. Departures: prototypes are mixtures of
-support and queries, so that Gram matrices are all that is needed; the features are not transformed by powers; and the
-refined distances replace those of nearest centroid to a degree that follows the shot and starts at zero.
+Balance is a choice. With it, in `transductive_balanced`, every class gets the same share of the queries, as benchmarks
+have it; without it, in `transductive`, each query is shared out by itself and classes may be of any size. Departures:
+prototypes are mixtures of support and queries, so that Gram matrices are all that is needed; the features are not
+transformed by powers; and the refined distances replace those of nearest centroid to a degree that follows the shot and
+starts at zero.
 """
 
 import torch

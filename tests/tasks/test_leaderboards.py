@@ -1,7 +1,8 @@
 import torch
 
+from models.catalogue import CATALOGUE
 from models.evaluation import REFERENCE, UNTRAINED, Answers, Comparison
-from models.leaderboard import leaderboard
+from models.leaderboard import family, leaderboard
 from tasks.leaderboards import adaptation_table, leaderboard_table, prior_table
 
 SCORE = {"accuracy": 0.5, "ci95": 0.1, "nll": 1.0, "ece": 0.1}
@@ -78,6 +79,13 @@ def test_gains_are_paired_by_episode():
     rows = {row[1]: row[4:6] for row in rows_of(leaderboard_table([row.model_dump() for row in board]))}
     assert rows["ridge"] == ["+5.0 ± 9.8", "+15.0 ± 9.8"]
     assert rows[UNTRAINED] == ["+0.0 ± 0.0", "+10.0 ± 19.6"]
+
+
+def test_learners_that_look_at_all_queries_at_once_say_so():
+    assert [family(name) for name in ("metric", "transductive", "transductive_balanced", "auto", REFERENCE)] == [
+        "metric", "metric, transductive", "metric, transductive", "choice", "baseline",
+    ]  # fmt: skip
+    assert all(("transductive" in family(kind)) == entry.is_transductive for kind, entry in CATALOGUE.items())
 
 
 def test_prior_is_shown_with_its_leaderboard():
