@@ -6,7 +6,7 @@ learner, one domain model and one stored form serve every family whose answer is
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -91,11 +91,13 @@ class FusedLearner(nn.Module):
         return logits
 
     def _grams(self, episodes: EpisodeBatch) -> EpisodeGrams:
-        """Place the items of a batch once, with the strengths for its mean shot."""
+        """Place the items of a batch once, with the strengths for its mean shot; padded queries get no view."""
         rows, support, query = distinct_rows(episodes)
         views = self.placed(episodes.domain, rows, episodes.membership.sum((1, 2)).mean() / episodes.n_way)
         items = PlacedItems(tuple(views.values()), _encoders(episodes.domain.views), support, query)
-        return gather_grams(items, has_view(views), episodes.membership)
+        grams = gather_grams(items, has_view(views), episodes.membership)
+        is_query = (episodes.query_labels >= 0).unsqueeze(1)
+        return replace(grams, query_presence=grams.query_presence & is_query)
 
     def _labelled_items(self, domain: DomainData) -> tuple[Float[Tensor, "item common"], Int[Tensor, " item"]]:
         rows = (domain.usable_labels >= 0).nonzero().flatten()

@@ -47,7 +47,10 @@ class PlacedItems:
 
 @dataclass(frozen=True)
 class EpisodeGrams:
-    """Similarities within the support and from queries to support, for every view; rows of absent views are zero."""
+    """Similarities within the support and from queries to support, for every view; rows of absent views are zero.
+
+    A query that is padding, and so may influence nothing, is one without any view.
+    """
 
     support: Float[Tensor, "batch view support support"]
     cross: Float[Tensor, "batch view query support"]

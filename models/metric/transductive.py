@@ -1,8 +1,9 @@
 """Transductive refinement of prototypes by optimal transport: PT-MAP, Hu et al., 2021, https://arxiv.org/abs/2006.03806.
 
-All queries of a domain are answered together. They are assigned to prototypes by an entropic transport plan whose
-entries are `exp(-λ d²)` with marginals set by Sinkhorn's iterations (Cuturi, 2013, https://arxiv.org/abs/1306.0895),
-and prototypes move towards the mean of what is assigned to them (algorithm 1).
+Queries that are asked together are answered together: those of an episode, or each block of 4,096 items of a domain
+that is scored. They are assigned to prototypes by an entropic transport plan whose entries are `exp(-λ d²)` with
+marginals set by Sinkhorn's iterations (Cuturi, 2013, https://arxiv.org/abs/1306.0895), and prototypes move towards the
+mean of what is assigned to them (algorithm 1).
 
 Balance is a choice. With it, in `transductive_balanced`, every class gets the same share of the queries, as benchmarks
 have it; without it, in `transductive`, each query is shared out by itself and classes may be of any size. Departures:
