@@ -100,12 +100,14 @@ class FusedLearner(nn.Module):
         return replace(grams, query_presence=grams.query_presence & is_query)
 
     def _labelled_items(self, domain: DomainData) -> tuple[Float[Tensor, "item common"], Int[Tensor, " item"]]:
+        """Return items with a label; a view that none of them has takes no weight from the others."""
         rows = (domain.usable_labels >= 0).nonzero().flatten()
         views = self.placed(domain, rows, torch.tensor(1.0))
         each = torch.arange(len(rows)).unsqueeze(0)
         items = PlacedItems(tuple(views.values()), _encoders(domain.views), each, each[:, :0])
-        weights = self.view_weights.prior(modality_numbers(domain.views)).unsqueeze(0)
-        return items.common(weights)[0][0], domain.labels[rows]
+        weights = self.view_weights.prior(modality_numbers(domain.views)) * has_view(views).any(0)
+        weights = weights / weights.sum().clamp(min=1e-6)
+        return items.common(weights.unsqueeze(0))[0][0], domain.labels[rows]
 
     def placed(
         self, domain: DomainData, rows: Int[Tensor, " row"], shot: Float[Tensor, ""]
