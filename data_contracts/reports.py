@@ -136,7 +136,7 @@ class LeaderboardRow(Report):
     over_tuned: float = Field(description="accuracy minus tuned_logreg's")
     over_tuned_ci95: float = Field(description="of the paired difference")
     ece: float
-    seconds: float | None = Field(description="that training took; None: nothing is trained")
+    seconds: float | None = Field(description="that training took, all members for auto; None: nothing is trained")
 
 
 class TrainReport(Report):

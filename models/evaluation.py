@@ -6,7 +6,8 @@ Accuracies are compared episode by episode, because draws of classes differ by f
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -21,6 +22,7 @@ from models.catalogue import AUTO, auto_members, build_learner, named_learners
 from models.episodes import EpisodeBatch, EpisodeSampler
 from models.features import DomainData
 from models.learner import Prior
+from models.learning_curve import LearningCurve
 from models.metrics import accuracy_per_episode, estimate, expected_calibration_error, reliability
 from models.selection import choose_among
 from models.training import fit_to_data, large_classes, train
@@ -70,6 +72,16 @@ class Answers:
 
 
 @dataclass(frozen=True)
+class Training:
+    """How one learner was trained."""
+
+    curve: LearningCurve
+    """Empty for `auto`, whose members have their own."""
+    seconds: float
+    """Those of all members for `auto`."""
+
+
+@dataclass(frozen=True)
 class Comparison:
     """How learners did on the same episodes."""
 
@@ -78,7 +90,9 @@ class Comparison:
     reliability: dict[str, Float[Tensor, "bin 3"]]
     """What `models.metrics.reliability` gives for all answers of a learner."""
     training_s: dict[str, float]
-    """Seconds that training took, of those learners that are trained."""
+    """Seconds that training took over all class splits, of those learners that are trained."""
+    trainings: dict[int, dict[str, Training]] = field(default_factory=dict)
+    """Of those learners that were trained for this comparison, by seed of the class split."""
 
     @staticmethod
     def of(answers: Sequence[Mapping[str, Answers]], *, split_seed: int, shot: int) -> "Comparison":
@@ -90,10 +104,14 @@ class Comparison:
         return Comparison(tuple(summarise(answers, split_seed=split_seed, shot=shot)), bins, {})
 
     @staticmethod
-    def joined(parts: Sequence["Comparison"], training_s: Mapping[str, float]) -> "Comparison":
+    def joined(
+        parts: Sequence["Comparison"],
+        training_s: Mapping[str, float],
+        trainings: Mapping[int, dict[str, Training]] = MappingProxyType({}),
+    ) -> "Comparison":
         """Put comparisons of the same learners together."""
         bins = {name: torch.stack([part.reliability[name] for part in parts]).sum(0) for name in parts[0].reliability}
-        return Comparison(tuple(row for part in parts for row in part.rows), bins, dict(training_s))
+        return Comparison(tuple(row for part in parts for row in part.rows), bins, dict(training_s), dict(trainings))
 
 
 def answer(learner: EpisodeLearner, episodes: EpisodeBatch) -> Answers:
@@ -186,26 +204,27 @@ def run_comparison(
     """
     config = config.model_copy(update={"learners": named_learners(config.learners)})
     training, test = [domains[name] for name in config.train], [domains[name] for name in config.test]
-    parts, taken = [], []
+    parts: list[Comparison] = []
+    trainings: dict[int, dict[str, Training]] = {}
     for seed in config.split_seeds if not config.holdout_classes else (0,):
         classes = held_out_classes(
             training, test, fraction=config.holdout_fraction, seed=seed, chosen=config.holdout_classes
         )
         check_classes(test, classes, config)
-        learners, seconds = trained_learners(config, training, classes, report)
-        taken.append(seconds)
+        learners, trainings[seed] = trained_learners(config, training, classes, report)
         tested = hide_views(test, config.missing, seed)
         for shot in config.shots:
             batches = [draw_episodes(domain, classes, shot, config, seed) for domain in tested]
             answers = [compare(learners, episodes, report) for episodes in batches]
             parts.append(Comparison.of(answers, split_seed=seed, shot=shot))
-    return Comparison.joined(parts, {name: sum(seconds[name] for seconds in taken) for name in taken[0]})
+    seconds = {name: sum(found[name].seconds for found in trainings.values()) for name in trainings[seed]}
+    return Comparison.joined(parts, seconds, trainings)
 
 
 def trained_learners(
     config: BenchmarkConfig, training: Sequence[DomainData], exclude: Sequence[str], report: Report
-) -> tuple[dict[str, EpisodeLearner], dict[str, float]]:
-    """Return the baselines, a learner as it is untrained, and those that `config` names, with the seconds they took.
+) -> tuple[dict[str, EpisodeLearner], dict[str, Training]]:
+    """Return the baselines, a learner as it is untrained, and those that `config` names, with how training went.
 
     All are trained without the classes in `exclude`, with fewer ways or shots than the test where the training domains
     have too few classes for them.
@@ -215,33 +234,35 @@ def trained_learners(
     fitted = fit_to_data(config.training, seen)
     report(0, 0, f"tune {REFERENCE}")
     tuned = tune_logreg(seen, classes, fitted.model_copy(update={"shots": config.training.shots}))
-    trained, seconds = train_learners(config.learners, seen, fitted, report)
-    return {**reference_learners(tuned), UNTRAINED: untrained_learner(), **trained}, seconds
+    trained, trainings = train_learners(config.learners, seen, fitted, report)
+    return {**reference_learners(tuned), UNTRAINED: untrained_learner(), **trained}, trainings
 
 
 def train_learners(
     kinds: Sequence[str], domains: Sequence[DomainData], config: TrainConfig, report: Report = lambda *_: None
-) -> tuple[dict[str, Prior], dict[str, float]]:
-    """Train the learners that are named, `auto` among them if it is; returns them and the seconds each took.
+) -> tuple[dict[str, Prior], dict[str, Training]]:
+    """Train the learners that are named, `auto` among them if it is; returns them and how training went.
 
     Raises:
         ModelError: there is no learner of such a name.
     """
     kinds = named_learners(kinds)
-    members, seconds = {}, {}
+    members, trainings = {}, {}
     for kind in auto_members(kinds):
-        started = time.perf_counter()
+        started, curve = time.perf_counter(), LearningCurve()
         members[kind] = build_learner(kind)
         for progress in train(members[kind], domains, config):
+            curve.note(progress)
             report(progress.step, config.steps, f"meta-train {kind}")
-        seconds[kind] = time.perf_counter() - started
+        trainings[kind] = Training(curve, time.perf_counter() - started)
     trained: dict[str, Prior] = {kind: members[kind] for kind in kinds if kind != AUTO}
     if AUTO in kinds:
         report(0, 0, "learn to choose")
-        started = time.perf_counter()
-        trained[AUTO] = choose_among({kind: members[kind] for kind in auto_members((AUTO,))}, domains, config)
-        seconds[AUTO] = time.perf_counter() - started
-    return trained, seconds
+        started, own = time.perf_counter(), auto_members((AUTO,))
+        trained[AUTO] = choose_among({kind: members[kind] for kind in own}, domains, config)
+        choosing = time.perf_counter() - started
+        trainings[AUTO] = Training(LearningCurve(), choosing + sum(trainings[kind].seconds for kind in own))
+    return trained, trainings
 
 
 def untrained_learner() -> EpisodeLearner:

@@ -6,7 +6,8 @@ from contextlib import nullcontext
 from data_contracts.reports import LeaderboardRow
 from models.evaluation import Comparison
 from models.leaderboard import family, leaderboard
-from tasks.figures import accuracy_against_shots, reliability_diagram
+from models.learning_curve import LearningCurve
+from tasks.figures import accuracy_against_shots, learning_curves, reliability_diagram
 from tasks.leaderboards import leaderboard_table
 from tasks.tracking import RunLog, tracked_run
 
@@ -38,12 +39,25 @@ def learner_tags(learner: str) -> dict[str, str]:
     return {"learner": learner, "family": family(learner)}
 
 
+def log_curve(run: RunLog, curve: LearningCurve, prefix: str = "") -> None:
+    """Log loss and validation accuracy at every step that has them."""
+    for name, points in {"loss": curve.losses, "validation_accuracy": curve.validation}.items():
+        for step, value in points:
+            run.metrics({f"{prefix}{name}": value}, step=step)
+
+
 def _log_learner(run: RunLog, learner: str, comparison: Comparison) -> None:
-    """Log a learner's numbers as `5-shot/accuracy`; the step is the class split."""
+    """Log a learner's numbers as `5-shot/accuracy`, the step being the class split, and its curve for each split."""
     for row in comparison.rows:
         if row.learner == learner:
             numbers = row.model_dump(exclude={"split_seed", "shot", "learner"})
             run.metrics({f"{row.shot}-shot/{name}": value for name, value in numbers.items()}, step=row.split_seed)
+    found = {f"split-{seed}": trained.get(learner) for seed, trained in comparison.trainings.items()}
+    curves = {split: training.curve for split, training in found.items() if training and training.curve.validation}
+    for split, curve in curves.items():
+        log_curve(run, curve, f"{split}/")
+    if curves:
+        run.figure("training", learning_curves(curves))
     if learner in comparison.training_s:
         run.metrics({"seconds": comparison.training_s[learner]})
     run.flush()

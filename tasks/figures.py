@@ -11,21 +11,21 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
-    from tasks.train_learner import Trained
+    from models.learning_curve import LearningCurve
 
 BESIDE: dict[str, Any] = {"fontsize": "small", "loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
 """Where the legend of many learners stands."""
 
 
-def learning_curves(runs: Mapping[str, "Trained"]) -> "Figure":
-    """Plot loss and validation accuracy of each learner over the steps."""
+def learning_curves(curves: Mapping[str, "LearningCurve"]) -> "Figure":
+    """Plot loss and validation accuracy of each learner, or whatever else `curves` are of, over the steps."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     left, right = _colourful(figure.subplots(1, 2))
-    for kind, trained in runs.items():
-        left.plot(*_columns(trained.losses), label=kind)
-        right.plot(*_columns(trained.validation), marker="o", markersize=3, label=kind)
+    for name, curve in curves.items():
+        left.plot(*_columns(curve.losses), label=name)
+        right.plot(*_columns(curve.validation), marker="o", markersize=3, label=name)
     left.set(xlabel="step", ylabel="loss")
     right.set(xlabel="step", ylabel="accuracy on validation classes")
     right.legend(**BESIDE)

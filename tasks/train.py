@@ -28,7 +28,7 @@ from models.selection import AutoLearner, fit_selection
 from models.training import fit_to_data, split_classes, validation_accuracy, validation_episodes
 from tasks import progress, registry
 from tasks.claims import once
-from tasks.comparisons import learner_tags, log_comparison
+from tasks.comparisons import learner_tags, log_comparison, log_curve
 from tasks.features import load_domain
 from tasks.figures import learning_curves
 from tasks.lake import Lake, open_lake
@@ -116,7 +116,7 @@ def _train_new(domains: Sequence[DomainData], config: MetaTrainConfig, fitted: T
         _remove(checkpoints.values())
     with tracked_run("meta-train", f"prior over {len(domains)} domains", config.model_dump(mode="json"), tags) as run:
         trained, runs = _train_all(domains, fitted, checkpoints)
-        run.figure("learning-curves", learning_curves(trained))
+        run.figure("learning-curves", learning_curves({kind: found.curve for kind, found in trained.items()}))
         priors, seconds = _priors(trained, config, domains, fitted)
         progress.report(0, 0, f"tune {REFERENCE}")
         classes = tuple(sorted({name for data in domains for name in data.classes}))
@@ -162,11 +162,9 @@ def _train_all(
     for kind, checkpoint in checkpoints.items():
         with tracked_run("meta-train", kind, config.model_dump(mode="json"), learner_tags(kind)) as run:
             found = train_learner(kind, domains, config, checkpoint)
-            for name, curve in {"loss": found.losses, "validation_accuracy": found.validation}.items():
-                for step, value in curve:
-                    run.metrics({name: value}, step=step)
+            log_curve(run, found.curve)
             run.metrics({"untrained_accuracy": found.untrained_accuracy, "resumed_from": found.resumed_from})
-            run.figure("training", learning_curves({kind: found}))
+            run.figure("training", learning_curves({kind: found.curve}))
         trained[kind], runs[kind] = found, run
     return trained, runs
 
@@ -186,7 +184,7 @@ def _priors(
         members = {kind: learners.pop(kind) for kind in auto_members((AUTO,))}
         chosen = fit_selection(members, domains, split.validation, fitted, _report_choosing)
         priors[AUTO] = AutoLearner(members, chosen.selector, learners)
-        seconds[AUTO] = time.perf_counter() - started
+        seconds[AUTO] = time.perf_counter() - started + sum(seconds[kind] for kind in members)
     return priors, seconds
 
 

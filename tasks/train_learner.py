@@ -16,6 +16,7 @@ from data_contracts.configs import TrainConfig
 from models.catalogue import build_learner
 from models.features import DomainData
 from models.fused import FusedLearner
+from models.learning_curve import LearningCurve
 from models.training import train
 from tasks import progress
 
@@ -24,17 +25,13 @@ logger = logging.getLogger(__name__)
 LOOP_STATE = frozenset({"step", "best_accuracy", "best", "fitted_with", "parameters", "optimiser", "generator"})
 """What the outer loop needs to go on."""
 
-Curve = list[tuple[int, float]]
-"""Step and value."""
-
 
 @dataclass(frozen=True)
 class Trained:
     """One learner after training, and how it got there."""
 
     learner: FusedLearner
-    losses: Curve
-    validation: Curve
+    curve: LearningCurve
     seconds: float
     """Spent on training, before and after any interruption."""
     resumed_from: int
@@ -43,7 +40,7 @@ class Trained:
     @property
     def untrained_accuracy(self) -> float:
         """Validation accuracy before the first step."""
-        return self.validation[0][1]
+        return self.curve.validation[0][1]
 
 
 def train_learner(
@@ -52,22 +49,20 @@ def train_learner(
     """Train one learner; with a `checkpoint` file, go on from it if it is there and keep it up to date."""
     learner = build_learner(kind)
     state = _read_checkpoint(checkpoint, learner)
-    losses, validation = state.get("losses", []), state.get("validation", [])
+    curve = LearningCurve(state.get("losses", []), state.get("validation", []))
     loop, before = state.get("loop"), state.get("seconds", 0.0)
     first = loop["step"] if loop else 0
     started = time.perf_counter()
     progress.report(first, config.steps, f"meta-train {kind}")
     with single_thread():
         for now in train(learner, domains, config, loop):
-            if now.loss is not None:
-                losses.append((now.step, now.loss))
+            curve.note(now)
             if now.validation_accuracy is not None:
-                validation.append((now.step, now.validation_accuracy))
                 seconds = before + time.perf_counter() - started
-                curves = {"losses": losses, "validation": validation}
+                curves = {"losses": curve.losses, "validation": curve.validation}
                 _write_checkpoint(checkpoint, {"loop": now.state, "seconds": seconds, **curves})
             progress.report(now.step, config.steps, f"meta-train {kind}")
-    return Trained(learner, losses, validation, before + time.perf_counter() - started, first)
+    return Trained(learner, curve, before + time.perf_counter() - started, first)
 
 
 @contextmanager

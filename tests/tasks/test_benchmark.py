@@ -46,8 +46,21 @@ def test_run_of_a_benchmark_has_a_run_below_it_for_each_learner(lake):
     history = connect().get_metric_history(below["metric"].info.run_id, "1-shot/accuracy")
     accuracies = {row.split_seed: row.accuracy for row in report.rows if row.learner == "metric"}
     assert {point.step: point.value for point in history} == pytest.approx(accuracies)
-    assert "seconds" in below["metric"].data.metrics
     assert "seconds" not in below["tuned_logreg"].data.metrics
+    seconds = {name: below[name].data.metrics["seconds"] for name in ("metric", "auto")}
+    assert 0 < seconds["metric"] < seconds["auto"]
+
+
+def test_run_of_a_learner_shows_how_it_learned_on_each_split(lake):
+    run_benchmark(lake, CONFIG)
+    (run,) = connect().search_runs([find_experiment(connect(), "metafuse/benchmark")], "params.n_way = '2'")
+    below = runs_below(run)
+    for split in ("split-0", "split-1"):
+        for name, steps in (("loss", [1, 2]), ("validation_accuracy", [0, 2])):
+            history = connect().get_metric_history(below["metric"].info.run_id, f"{split}/{name}")
+            assert [point.step for point in history] == steps
+    assert artifacts_of(below["metric"]) == {"figures/training.png"}
+    assert artifacts_of(below["auto"]) == artifacts_of(below["nearest_centroid"]) == set()
 
 
 def test_views_of_test_items_are_hidden_if_asked(lake):

@@ -79,6 +79,7 @@ def test_run_of_a_prior_has_a_run_below_it_for_each_learner(lake):
     )
     assert [point.step for point in client.get_metric_history(metric.info.run_id, "loss")] == [1, 2, 3, 4, 5, 6]
     assert artifacts_of(metric) == {"figures/training.png"}
+    assert below["auto"].data.metrics["seconds"] > metric.data.metrics["seconds"]
     assert {found.info.status for found in below.values()} == {"FINISHED"}
 
 
@@ -121,8 +122,8 @@ def test_stopped_training_goes_on_from_its_checkpoint(lake, tmp_path, kind):
     assert path.exists()
     resumed = train_learner(kind, domains, SMALL, path)
     assert (whole.resumed_from, resumed.resumed_from) == (0, 4)
-    assert [step for step, _ in resumed.losses] == [1, 2, 3, 4, 5, 6]
-    assert dict(resumed.losses) == pytest.approx(dict(whole.losses))
+    assert [step for step, _ in resumed.curve.losses] == [1, 2, 3, 4, 5, 6]
+    assert dict(resumed.curve.losses) == pytest.approx(dict(whole.curve.losses))
     for name, value in whole.learner.weights().items():
         torch.testing.assert_close(resumed.learner.weights()[name], value)
 
@@ -135,7 +136,7 @@ def test_checkpoint_that_cannot_be_used_is_begun_anew(lake, tmp_path):
     path.write_bytes(path.read_bytes()[:100])
     cut_off = train_learner("metric", domains, SMALL, path)
     assert (other.resumed_from, cut_off.resumed_from) == (0, 0)
-    assert cut_off.losses == other.losses
+    assert cut_off.curve.losses == other.curve.losses
 
 
 def test_checkpoint_that_lacks_anything_is_begun_anew_and_says_so(lake, tmp_path, caplog):
