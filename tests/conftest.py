@@ -13,6 +13,7 @@ from jaxtyping import install_import_hook
 
 from data_contracts.settings import get_settings, use_home
 
+os.environ["OMP_NUM_THREADS"] = "1"  # libraries read it when they load; each core has a worker of its own
 install_import_hook("models", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")  # int is a float
 
 
