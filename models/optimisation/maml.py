@@ -6,13 +6,14 @@ then puts out is added to the logits of nearest centroid:
 - `maml` differentiates through the steps of all layers (Finn et al., 2017, https://arxiv.org/abs/1703.03400);
 - `fomaml` takes the deltas for constants (section 5.2 of the same);
 - `anil` moves the last layer alone (Raghu et al., 2020, https://arxiv.org/abs/1909.09157);
-- `meta_sgd` learns a rate for each layer, step and hidden unit (Li et al., 2017, https://arxiv.org/abs/1707.09835). A
-  rate for each parameter is in `per_parameter.py`; here there would be more rates than anything else to learn.
+- `meta_sgd` learns a rate for each layer, step and hidden unit (Li et al., 2017, https://arxiv.org/abs/1707.09835).
 
 Departures from the papers:
 
 - The last layer starts every episode at zero and is not learned, so a class has no parameters, there may be any number
   of them, and naming them otherwise permutes the answers.
+- Meta-SGD has a rate for each parameter. Here those of a unit share theirs: else the first layer's updates would be no
+  sums over items, every episode would need a first layer of its own, and most of what is learned would be rates.
 - Rates are learned as strengths that follow the shot. They start at zero, where the head is nearest centroid, and are
   relative to the largest stable rate of their layer in that episode. Below zero they count as zero, and have the
   gradient that they would have there: otherwise one step in the wrong direction would end their training.
@@ -59,7 +60,7 @@ class MamlHead(nn.Module):
         """Return logits of the queries; one without any view keeps those of nearest centroid."""
         items = self.project(grams, weights)
         goal = Goal(grams.membership, grams.is_real, held_out_logits(self.nearest, grams, weights))
-        deeper = [Layer(self.second.weight, self.second.bias), _blank(HIDDEN[-1], grams.membership.shape[-1])]
+        deeper = [Layer(self.second.weight, self.second.bias), _blank(HIDDEN[-1], grams.membership)]
         correction = adapt_projected(deeper, items, goal, self.rates(grams, items), self.loop)
         logits: Tensor = self.nearest(grams, weights) + correction * grams.query_presence.any(1).unsqueeze(-1)
         return logits
@@ -111,8 +112,9 @@ def held_out_logits(
     return torch.where(own > 0, held_out, logits)
 
 
-def _blank(inputs: int, outputs: int) -> Layer:
-    return Layer(torch.zeros(outputs, inputs), torch.zeros(outputs))
+def _blank(inputs: int, membership: Float[Tensor, "batch support way"]) -> Layer:
+    n_way = membership.shape[-1]
+    return Layer(membership.new_zeros(n_way, inputs), membership.new_zeros(n_way))
 
 
 def maml_head() -> MamlHead:

@@ -17,13 +17,13 @@ N_SHOT, N_WAY = 3, 4
 WEIGHTS = torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7]])
 
 
-def make_episodes(*, n_shot: int = N_SHOT) -> tuple[EpisodeGrams, Tensor]:
+def make_episodes(*, n_shot: int = N_SHOT, dtype: torch.dtype = torch.float32) -> tuple[EpisodeGrams, Tensor]:
     """Two episodes, and the labels of their queries."""
     batch = draw(make_domain(), batch=2, n_way=N_WAY, n_shot=n_shot)
     rows, support, query = distinct_rows(batch)
-    views = centred_views(batch.domain, rows)
-    items = PlacedItems(tuple(views.values()), tuple(view.encoder_id for view in batch.domain.views), support, query)
-    return gather_grams(items, batch.domain.presence[rows], batch.membership), batch.query_labels
+    views = tuple(items.to(dtype) for items in centred_views(batch.domain, rows).values())
+    items = PlacedItems(views, tuple(view.encoder_id for view in batch.domain.views), support, query)
+    return gather_grams(items, batch.domain.presence[rows], batch.membership.to(dtype)), batch.query_labels
 
 
 @pytest.fixture(params=KINDS)
