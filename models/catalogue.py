@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from data_contracts.errors import ModelError, ModelRefused
-from models.fused import EpisodeLoss, FusedLearner, FusedModel, query_cross_entropy
+from models.fused import EpisodeLoss, FusedLearner, FusedModel, query_loss
 from models.generation.feature_generator import FeatureGeneratorHead, generator_loss
 from models.generation.hypernetwork import HypernetworkHead
 from models.generation.in_context import InContextHead
@@ -41,7 +41,7 @@ class Entry:
 
     family: Family
     head: Callable[[], nn.Module]
-    loss: EpisodeLoss = query_cross_entropy
+    loss: EpisodeLoss = query_loss
     is_transductive: bool = False
     """Whether the answer to one query depends on the other queries."""
 

@@ -4,7 +4,7 @@ A head sees only `EpisodeGrams` and view weights, so any head works with any vie
 learner, one domain model and one stored form serve every family whose answer is a function of similarities.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, replace
 from typing import Any, Protocol, runtime_checkable
@@ -12,7 +12,6 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from models.episodes import EpisodeBatch, one_hot
 from models.features import DomainData, ViewSpec
@@ -21,6 +20,7 @@ from models.geometry import centre, centred_views
 from models.grams import EpisodeGrams, PlacedItems, distinct_rows, gather_grams
 from models.placement import Placement, has_view, pool_rows
 from models.strength import ByShot
+from models.temperature import Temperature, decision_loss
 
 EpisodeLoss = Callable[
     [nn.Module, EpisodeGrams, Float[Tensor, "batch view"], Int[Tensor, "batch query"]], Float[Tensor, ""]
@@ -28,11 +28,11 @@ EpisodeLoss = Callable[
 """Called as `loss(head, grams, weights, query_labels)`; a label of -1 marks padding."""
 
 
-def query_cross_entropy(
+def query_loss(
     head: nn.Module, grams: EpisodeGrams, weights: Float[Tensor, "batch view"], labels: Int[Tensor, "batch query"]
 ) -> Float[Tensor, ""]:
-    """Return the mean cross-entropy of the queries."""
-    return cross_entropy(head(grams, weights).flatten(0, 1), labels.flatten(), ignore_index=-1)
+    """Return the mean cross-entropy of the queries at the temperature that suits the batch best."""
+    return decision_loss(head(grams, weights), labels)
 
 
 @runtime_checkable
@@ -47,7 +47,7 @@ class FittedHead(Protocol):
 class FusedLearner(nn.Module):
     """A prior over domains: where items lie, how much views count, and a head that classifies from that."""
 
-    def __init__(self, kind: str, head: nn.Module, loss: EpisodeLoss = query_cross_entropy) -> None:
+    def __init__(self, kind: str, head: nn.Module, loss: EpisodeLoss = query_loss) -> None:
         """Build from a head called as `head(grams, weights) -> logits [batch, query, way]`."""
         super().__init__()
         self.kind = kind
@@ -55,6 +55,7 @@ class FusedLearner(nn.Module):
         self.placement = Placement()
         self.view_weights = ViewWeights()
         self.head = head
+        self.temperature = Temperature()
 
     def networks(self) -> Iterator[nn.Parameter]:
         """Return the weights of networks: all parameters but strengths and view weights."""
@@ -80,13 +81,28 @@ class FusedLearner(nn.Module):
         weights = self.view_weights(grams, modality_numbers(episodes.domain.views))
         return self.loss(self.head, grams, weights, episodes.query_labels)
 
+    def calibrate(self, batches: Iterable[EpisodeBatch]) -> None:
+        """Fit the temperature to episodes."""
+        logits, labels, shots = [], [], []
+        with torch.no_grad():
+            for episodes in batches:
+                grams = self._grams(episodes)
+                logits.append(self._uncalibrated(grams, modality_numbers(episodes.domain.views)))
+                labels.append(episodes.query_labels)
+                shots.append(grams.shots)
+        self.temperature.fit(logits, labels, shots)
+
     def log_probabilities(self, episodes: EpisodeBatch) -> Float[Tensor, "batch query way"]:
         """Adapt to each episode's support and return log-probabilities of its queries."""
         modalities = modality_numbers(episodes.domain.views)
         return self.classify(self._grams(episodes), modalities).log_softmax(-1)
 
     def classify(self, grams: EpisodeGrams, modalities: Int[Tensor, " view"]) -> Float[Tensor, "batch query way"]:
-        """Return logits of the queries."""
+        """Return logits of the queries, whose softmax is calibrated."""
+        logits: Tensor = self.temperature(self._uncalibrated(grams, modalities), grams.shots)
+        return logits
+
+    def _uncalibrated(self, grams: EpisodeGrams, modalities: Int[Tensor, " view"]) -> Float[Tensor, "batch query way"]:
         logits: Tensor = self.head(grams, self.view_weights(grams, modalities))
         return logits
 

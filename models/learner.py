@@ -1,6 +1,6 @@
 """What every meta-learner and every adapted model offers, whichever family it belongs to."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
@@ -81,4 +81,8 @@ class MetaLearner(Prior, Protocol):
 
     def meta_loss(self, episodes: EpisodeBatch) -> Float[Tensor, ""]:
         """Return the loss of the outer loop on a batch of episodes."""
+        ...
+
+    def calibrate(self, batches: Iterable[EpisodeBatch]) -> None:
+        """Fit to episodes how sure the learner is of its answers."""
         ...

@@ -29,9 +29,29 @@ class NearestCentroid(nn.Module):
 
 def nearness(grams: EpisodeGrams, weights: Float[Tensor, "batch view"]) -> Float[Tensor, "batch query way"]:
     """Return minus the weighted mean squared distance to each prototype, over the views a query has."""
+    return _over_views(-squared_distances(grams), grams, weights)
+
+
+def held_out_nearness(grams: EpisodeGrams, weights: Float[Tensor, "batch view"]) -> Float[Tensor, "batch support way"]:
+    """Return the nearness of each support item to each class as it would be without the item.
+
+    Without it the mean of the other `n - 1` of its class lies `n / (n - 1)` times as far from it. The only item of a
+    class is not held out.
+    """
+    own = support_as_queries(grams)
+    members = grams.membership.unsqueeze(1) * grams.support_presence.unsqueeze(-1)
+    counts = members.sum(2, keepdim=True)
+    further = (counts / (counts - 1).clamp(min=1)).square()
+    squared = squared_distances(own)
+    return _over_views(-torch.where(members > 0, further * squared, squared), own, weights)
+
+
+def _over_views(
+    values: Float[Tensor, "batch view query way"], grams: EpisodeGrams, weights: Float[Tensor, "batch view"]
+) -> Float[Tensor, "batch query way"]:
     shares = weights.unsqueeze(-1) * grams.query_presence
     shares = shares / shares.sum(1, keepdim=True).clamp(min=1e-6)
-    return -torch.einsum("bvq,bvqw->bqw", shares, squared_distances(grams))
+    return torch.einsum("bvq,bvqw->bqw", shares, values)
 
 
 def support_as_queries(grams: EpisodeGrams) -> EpisodeGrams:

@@ -2,8 +2,9 @@
 
 Classes are split three ways. Some are held out to validate on. The rest form two folds: statistics that need no
 gradient are fitted on one fold while episodes are drawn from the other, and the folds take turns, because a learner
-that meets in its episodes the very classes its statistics were fitted on learns to trust them too much. The state that
-does best on the validation classes wins, and the untrained state takes part in that contest.
+that meets in its episodes the very classes its statistics were fitted on learns to trust them too much. The last state
+wins of those that are not worse on the validation classes, beyond chance, than the best; the untrained state takes part
+in that contest. In the end the learner is calibrated on all classes, each with statistics of the others.
 """
 
 import math
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from data_contracts.configs import TrainConfig
@@ -20,9 +22,12 @@ from data_contracts.errors import EpisodeTooSmall
 from models.episodes import EpisodeBatch, EpisodeSampler
 from models.features import DomainData
 from models.learner import MetaLearner, Prior
-from models.metrics import accuracy_per_episode
+from models.metrics import accuracy_per_episode, estimate
 
 VALIDATION_EPISODES = 40
+CALIBRATION_EPISODES = 20
+"""Of every shot, domain and part of the classes."""
+
 EPISODE_CLASSES = 16
 """Episodes of one step draw from this many classes, so that they share most of their rows."""
 
@@ -117,7 +122,7 @@ def large_classes(domain: DomainData, n_items: int) -> tuple[str, ...]:
 def train(
     learner: MetaLearner, domains: Sequence[DomainData], config: TrainConfig, state: dict[str, Any] | None = None
 ) -> Iterator[TrainProgress]:
-    """Train `learner` in place and report after every step; afterwards it is in its best state.
+    """Train `learner` in place and report after every step; afterwards it is in its best state and calibrated.
 
     Give the `state` of an earlier report to go on from there: the result is the same as without the interruption.
 
@@ -143,13 +148,7 @@ def validation_episodes(domains: Sequence[DomainData], config: TrainConfig) -> l
         EpisodeTooSmall: no domain has.
     """
     classes = split_classes(domains, config).validation
-    generator = torch.Generator().manual_seed(config.seed + 1)
-    episodes = []
-    for domain in domains:
-        for shot in config.shots:
-            sampler = EpisodeSampler(domain, classes)
-            if len(sampler.usable_classes(shot + 1)) >= config.n_way:
-                episodes.append(sampler.sample(VALIDATION_EPISODES, config.n_way, shot, config.n_query, generator))
+    episodes = _episodes_of(classes, domains, config, VALIDATION_EPISODES)
     if not episodes:
         raise EpisodeTooSmall(
             f"no training domain has {config.n_way} of the {len(classes)} validation classes with "
@@ -159,11 +158,24 @@ def validation_episodes(domains: Sequence[DomainData], config: TrainConfig) -> l
     return episodes
 
 
-def validation_accuracy(prior: Prior, batches: Sequence[EpisodeBatch]) -> float:
-    """Return the mean accuracy over all episodes."""
+def _episodes_of(
+    classes: tuple[str, ...], domains: Sequence[DomainData], config: TrainConfig, count: int
+) -> list[EpisodeBatch]:
+    generator = torch.Generator().manual_seed(config.seed + 1)
+    episodes = []
+    for domain in domains:
+        sampler = EpisodeSampler(domain, classes)
+        for shot in config.shots:
+            if len(sampler.usable_classes(shot + 1)) >= config.n_way:
+                episodes.append(sampler.sample(count, config.n_way, shot, config.n_query, generator))
+    return episodes
+
+
+def validation_accuracies(prior: Prior, batches: Sequence[EpisodeBatch]) -> Float[Tensor, " episode"]:
+    """Return the accuracy of every episode."""
     with torch.no_grad():
         right = [accuracy_per_episode(prior.log_probabilities(episodes), episodes.query_labels) for episodes in batches]
-    return torch.cat(right).mean().item()
+    return torch.cat(right)
 
 
 class _Run:
@@ -175,7 +187,7 @@ class _Run:
         self.generator = torch.Generator().manual_seed(config.seed)
         self.validation_episodes = validation_episodes(domains, config)
         self.step, self.fold = 0, -1
-        self.best_accuracy = -1.0
+        self.best_accuracy: Float[Tensor, " episode"] | None = None
         self.best = self.fitted_with = self._snapshot()
         self.last_accuracy: float | None = None
         self._statistics_of(0)
@@ -197,14 +209,27 @@ class _Run:
         return float(loss.detach())
 
     def validate(self) -> None:
-        """Measure accuracy on the validation classes and keep the state if it is the best so far."""
-        self.last_accuracy = validation_accuracy(self.learner, self.validation_episodes)
-        if self.last_accuracy > self.best_accuracy:
-            self.best_accuracy, self.best = self.last_accuracy, self._snapshot()
+        """Measure accuracy on the validation classes and keep the state unless an earlier one is better."""
+        accuracy = validation_accuracies(self.learner, self.validation_episodes)
+        self.last_accuracy = accuracy.mean().item()
+        if self.best_accuracy is None or self.last_accuracy > self.best_accuracy.mean().item():
+            self.best_accuracy, self.best = accuracy, self._snapshot()
+        lost = estimate(self.best_accuracy - accuracy)
+        if lost.mean <= lost.ci95:
+            self.best = self._snapshot()
 
     def finish(self) -> None:
         self._become(self.best)
+        self.learner.calibrate(self._calibration_episodes())
         self.learner.fit_statistics(self.domains, self.split.all)
+
+    def _calibration_episodes(self) -> Iterator[EpisodeBatch]:
+        """Yield episodes of one part of the classes after another; by then statistics are those of the other parts."""
+        parts = (*self.split.folds, self.split.validation)
+        for asked in parts:
+            others = tuple(name for part in parts if part is not asked for name in part)
+            self.learner.fit_statistics(self.domains, others)
+            yield from _episodes_of(asked, self.domains, self.config, CALIBRATION_EPISODES)
 
     def progress(self, step: int, loss: float | None) -> TrainProgress:
         return TrainProgress(step, loss, self.last_accuracy, self._state())

@@ -25,7 +25,7 @@ from models.features import DomainData
 from models.learner import Prior
 from models.metrics import calibration_error
 from models.selection import AutoLearner, fit_selection
-from models.training import fit_to_data, split_classes, validation_accuracy, validation_episodes
+from models.training import fit_to_data, split_classes, validation_accuracies, validation_episodes
 from tasks import progress, registry
 from tasks.claims import once
 from tasks.comparisons import learner_tags, log_comparison, log_curve
@@ -243,7 +243,7 @@ def _unseen_accuracy(prior: Prior, domains: Sequence[DomainData], config: TrainC
     """Return the accuracy on the validation classes, with statistics of the other training classes."""
     split = split_classes(domains, config)
     prior.fit_statistics(domains, (*split.folds[0], *split.folds[1]))
-    return validation_accuracy(prior, validation_episodes(domains, config))
+    return validation_accuracies(prior, validation_episodes(domains, config)).mean().item()
 
 
 def _card(facts: Mapping[str, str], config: TrainConfig) -> str:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from models.common_space import COMMON_DIM
-from models.fused import query_cross_entropy
+from models.fused import query_loss
 from models.generation.classes import (
     impartial,
     known_classes,
@@ -137,7 +137,7 @@ def generator_loss(
 ) -> Float[Tensor, ""]:
     """Return the cross-entropy of the queries plus that of the generator in its contest with calibration."""
     assert isinstance(head, FeatureGeneratorHead)
-    return query_cross_entropy(head, grams, weights, labels) + head.contest(grams, weights, labels)
+    return query_loss(head, grams, weights, labels) + head.contest(grams, weights, labels)
 
 
 class BaseClasses(nn.Module):

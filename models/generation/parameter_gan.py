@@ -28,7 +28,7 @@ from torch.nn.functional import leaky_relu, linear, normalize, softplus
 
 from models.common_space import COMMON_DIM
 from models.episodes import one_hot
-from models.fused import query_cross_entropy
+from models.fused import query_loss
 from models.generation.classes import (
     about_prototypes,
     impartial,
@@ -121,7 +121,7 @@ def adversarial_loss(
 ) -> Float[Tensor, ""]:
     """Return the cross-entropy of the queries less the value of the game."""
     assert isinstance(head, ParameterGanHead)
-    return query_cross_entropy(head, grams, weights, labels) + head.game(grams, weights, labels)
+    return query_loss(head, grams, weights, labels) + head.game(grams, weights, labels)
 
 
 class Discriminator(nn.Module):

@@ -20,11 +20,11 @@ untrained head is nearest centroid, and with a strength but an untrained network
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from models.grams import EpisodeGrams
 from models.nearest import NearestCentroid, support_as_queries
 from models.strength import ByShot
+from models.temperature import decision_loss
 
 HIDDEN = 16
 STEPS = 8
@@ -104,10 +104,7 @@ def unrolled_loss(
 ) -> Float[Tensor, ""]:
     """Return the cross-entropy of the queries, averaged over the ends of the segments."""
     assert isinstance(head, LearnedOptimizerHead)
-    losses = [
-        cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-1) for logits in head.unroll(grams, weights)
-    ]
-    return torch.stack(losses).mean()
+    return torch.stack([decision_loss(logits, labels) for logits in head.unroll(grams, weights)]).mean()
 
 
 def log_and_sign(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape 2"]:

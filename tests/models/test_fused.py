@@ -14,9 +14,10 @@ from data_contracts.errors import ModelError, ModelRefused
 from models.catalogue import CATALOGUE, LEARNERS, build_learner, load_domain_model, load_prior
 from models.episodes import EpisodeBatch, as_episode
 from models.features import ViewSpec
-from models.fused import FusedLearner, query_cross_entropy
+from models.fused import FusedLearner, query_loss
 from models.learner import DomainModel, MetaLearner
 from models.placement import POOL_SIZE
+from models.temperature import decision_loss
 
 
 def answers(learner: MetaLearner, batch: EpisodeBatch) -> Tensor:
@@ -59,9 +60,9 @@ def test_answers_are_distributions(trained, toys):
 
 def test_loss_is_that_of_the_answers_unless_the_learner_has_its_own(kind, toys):
     learner, batch = departed_learner(kind), draw(toys)
-    right = answers(learner, batch).gather(-1, batch.query_labels[..., None])
-    is_own = CATALOGUE[kind].loss is not query_cross_entropy
-    assert is_own or learner.meta_loss(batch).item() == pytest.approx(-right.log().mean().item(), abs=1e-5)
+    expected = decision_loss(answers(learner, batch).log(), batch.query_labels)
+    is_own = CATALOGUE[kind].loss is not query_loss
+    assert is_own or learner.meta_loss(batch).item() == pytest.approx(expected.item(), abs=1e-4)
 
 
 def test_loss_reaches_what_places_and_weighs_items(kind, toys):

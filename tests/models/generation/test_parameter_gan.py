@@ -20,6 +20,7 @@ from models.generation.parameter_gan import (
 )
 from models.grams import EpisodeGrams
 from models.nearest import NearestCentroid
+from models.temperature import decision_loss
 
 WEIGHTS = torch.tensor([0.5, 0.3, 0.2]).expand(6, -1)
 
@@ -148,6 +149,5 @@ def test_heads_agree_where_they_have_no_strength_and_on_what_they_cannot_see(hea
 def test_loss_is_cross_entropy_plus_game(head, episodes):
     grams, labels = episodes
     with torch.no_grad():
-        right = head(grams, WEIGHTS).gather(-1, labels[..., None]).mean()
-        expected = head.game(grams, WEIGHTS, labels) - right
+        expected = head.game(grams, WEIGHTS, labels) + decision_loss(head(grams, WEIGHTS), labels)
         torch.testing.assert_close(adversarial_loss(head, grams, WEIGHTS, labels), expected)

@@ -22,6 +22,7 @@ from models.optimisation.learned_optimizer import (
     log_and_sign,
     unrolled_loss,
 )
+from models.temperature import decision_loss
 
 WEIGHTS = torch.tensor([0.5, 0.3, 0.2])
 
@@ -117,7 +118,7 @@ def test_state_of_the_network_reaches_back_through_one_segment_alone():
 def test_loss_is_the_mean_over_the_ends_of_the_segments():
     grams, *_ = episodes(batch=3)
     head, labels = head_of_strength(1.5), torch.arange(20).remainder(4).expand(3, -1)
-    losses = [cross_entropy(answer.mT, labels) for answer in head.unroll(grams, weights_of(grams))]
+    losses = [decision_loss(answer, labels) for answer in head.unroll(grams, weights_of(grams))]
     torch.testing.assert_close(unrolled_loss(head, grams, weights_of(grams), labels), sum(losses) / len(losses))
     assert losses[0] != losses[1]
 

@@ -1,0 +1,57 @@
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from models.temperature import Temperature, decision_loss
+
+
+def problem(n_episodes: int = 40, scale: float = 1.0, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Logits that are `scale` times too sure, and labels drawn from the honest ones."""
+    draw = torch.Generator().manual_seed(seed)
+    honest = 2 * torch.randn(n_episodes, 50, 5, generator=draw)
+    labels = torch.multinomial(honest.softmax(-1).flatten(0, 1), 1, generator=draw).view(n_episodes, 50)
+    return scale * honest, labels
+
+
+def test_decisions_are_compared_at_the_best_temperature():
+    honest, labels = problem()
+    best = cross_entropy(honest.flatten(0, 1), labels.flatten())
+    for scale in (0.25, 1.0, 8.0):
+        torch.testing.assert_close(decision_loss(scale * honest, labels), best, atol=1e-3, rtol=0)
+
+
+def test_gradient_is_that_of_the_cross_entropy_at_the_best_temperature():
+    honest, labels = problem()
+    logits = (4 * honest).requires_grad_()
+    (found,) = torch.autograd.grad(decision_loss(logits, labels), logits)
+    scaled = honest.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(cross_entropy(scaled.flatten(0, 1), labels.flatten()), scaled)
+    torch.testing.assert_close(found, expected / 4)
+
+
+def test_padding_does_not_count():
+    honest, labels = problem()
+    padded = torch.cat([labels, torch.full((40, 3), -1)], dim=1)
+    longer = torch.cat([honest, 100 * torch.randn(40, 3, 5)], dim=1)
+    torch.testing.assert_close(decision_loss(longer, padded), decision_loss(honest, labels))
+
+
+def test_temperature_is_found_for_each_shot():
+    (sure, labels), (unsure, others) = problem(scale=3.0), problem(scale=0.5, seed=1)
+    shots = [torch.full((40,), shot) for shot in (1.0, 5.0)]
+    temperature = Temperature()
+    temperature.fit([sure, unsure], [labels, others], shots)
+    assert temperature(sure, shots[0]).std() / sure.std() == pytest.approx(1 / 3, rel=0.1)
+    assert temperature(unsure, shots[1]).std() / unsure.std() == pytest.approx(2.0, rel=0.1)
+
+
+def test_nothing_is_scaled_at_the_start_and_fitting_again_starts_anew():
+    logits, labels = problem(scale=3.0)
+    shots, temperature = torch.ones(40), Temperature()
+    assert torch.equal(temperature(logits, shots), logits)
+    temperature.fit([logits], [labels], [shots])
+    once = temperature.line.clone()
+    temperature.fit([logits], [labels], [shots])
+    assert torch.equal(temperature.line, once)
+    assert once[1] == 0
