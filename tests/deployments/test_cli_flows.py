@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from models.catalogue import LEARNERS
+
 pytestmark = pytest.mark.slow
 
 INGEST = {
@@ -114,6 +116,17 @@ def test_benchmark_answers_with_every_learner(shared):
     assert all(set(row) == ROW for row in facts["rows"])
     assert facts["protocol"]["n_way"] == 2
     assert {row["diff"] for row in facts["rows"] if row["learner"] == "tuned_logreg"} == {0.0}
+
+
+def test_benchmark_takes_all_learners_and_hides_views(shared):
+    asked = ("--train", "toys", "--test", "juguetes", "--holdout-fraction", "0.34", "--learners", "all")
+    size = ("--way", "2", "--shots", "1", "--query", "3", "--episodes", "5", "--steps", "1", "--missing", "0.5")
+    facts = shared.run("benchmark", *asked, *size, "--json").facts
+    baselines = {"best_single", "concat_logreg", "tuned_logreg", "nearest_centroid"}
+    assert {row["learner"] for row in facts["leaderboard"]} == {*baselines, *LEARNERS, "auto"}
+    assert facts["protocol"]["learners"] == [*LEARNERS, "auto"]
+    assert facts["protocol"]["missing"] == 0.5
+    assert all(row["seconds"] > 0 for row in facts["leaderboard"] if row["learner"] not in baselines)
 
 
 def test_too_few_classes_for_the_way_are_refused(shared):
