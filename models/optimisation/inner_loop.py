@@ -154,7 +154,11 @@ def _features(outputs: Float[Tensor, "batch item _"], body: Sequence[Layer]) -> 
 
 @dataclass(frozen=True)
 class StoredEpisodes:
-    """Episodes as row numbers into stored items, which may be of half precision; a label of -1 marks padding."""
+    """Episodes as row numbers into stored items, which may be of half precision; a label of -1 marks padding.
+
+    Single precision moves the meta-gradient by less than 1e-6 of its length. With items in bfloat16 it is 1e-3 for a
+    linear head, but 5e-2 to 1e-1 for layers 512-256-64-5: nothing is stored so unless the caller asks for it.
+    """
 
     items: Float[Tensor, "row dim"]
     support: Int[Tensor, "batch support"]

@@ -1,13 +1,15 @@
 """The meta-gradient against the same inner loop written plainly with torch.func, in double precision."""
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad
-from torch.nn.functional import cross_entropy, mse_loss, one_hot
+from torch.nn.functional import cross_entropy, mse_loss, normalize, one_hot
 
 from models.optimisation.inner_loop import (
     Goal,
@@ -216,15 +218,41 @@ def test_items_may_be_stored_in_half_precision():
     assert relative_error(gradients([9], half, InnerLoop()), gradients([9], double, InnerLoop())) == 0
 
 
-def test_single_precision_keeps_five_digits_of_the_meta_gradient():
-    episodes = stored(4)
-    single = StoredEpisodes(
-        episodes.items.float(), episodes.support, episodes.support_labels, episodes.query, episodes.query_labels
+def in_precision(episodes: StoredEpisodes, net: nn.Module, rates: Tensor, dtype: torch.dtype) -> list[Tensor | None]:
+    """The meta-gradient with a copy of the network, and with rates and items in the given precision."""
+    net, rates = deepcopy(net).to(dtype), rates.detach().to(dtype).requires_grad_()
+    meta_gradient(layers_of(net), replace(episodes, items=episodes.items.to(dtype)), rates)
+    return [parameter.grad for parameter in (*net.parameters(), rates)]
+
+
+@each_depth
+def test_single_precision_keeps_five_digits_of_the_meta_gradient(hidden):
+    state = stored(4), network(hidden), table_of_rates(len(hidden) + 1)
+    assert relative_error(in_precision(*state, torch.float32), in_precision(*state, torch.float64)) < 1e-5
+
+
+def episodes_at_full_size() -> StoredEpisodes:
+    """Three 5-way episodes of 5 support and 15 query items a class, of length 1 with 512 numbers of one sign."""
+    generator = torch.Generator().manual_seed(3)
+    centres = 0.35 * torch.randn(3, 5, 1, 512, generator=generator)
+    items = normalize((centres + torch.randn(3, 5, 20, 512, generator=generator)).relu(), dim=-1)
+    rows = torch.arange(300).view(3, 5, 20)
+    labels = torch.arange(5)[:, None].expand(3, 5, 20)
+    support, support_labels = rows[..., :5].flatten(1), labels[..., :5].flatten(1)
+    return StoredEpisodes(
+        items.view(300, 512), support, support_labels, rows[..., 5:].flatten(1), labels[..., 5:].flatten(1)
     )
-    net, rates = network([9, 6]).float(), table_of_rates(3).detach().float().requires_grad_()
-    meta_gradient(layers_of(net), single, rates)
-    expected = gradients([9, 6], episodes, InnerLoop())[1:]
-    assert relative_error([parameter.grad for parameter in (*net.parameters(), rates)], expected) < 1e-5
+
+
+@pytest.mark.parametrize(("hidden", "of_half"), [([], 1e-3), ([256, 64], 0.1)], ids=["linear head", "512-256-64-5"])
+def test_meta_gradient_at_full_size_is_as_exact_as_stored_episodes_say_of_either_precision(hidden, of_half):
+    episodes, net = episodes_at_full_size(), network(hidden, dim=512, out=5)
+    rates = torch.full((STEPS, len(hidden) + 1), 0.5)
+    expected = in_precision(episodes, net, rates, torch.float64)
+    single = in_precision(episodes, net, rates, torch.float32)
+    assert all(relative_error([found], [one]) < 1e-5 for found, one in zip(single, expected, strict=True))
+    rounded = replace(episodes, items=episodes.items.bfloat16())
+    assert relative_error(in_precision(rounded, net, rates, torch.float32), expected) == pytest.approx(of_half, rel=0.5)
 
 
 def test_loop_descends_cross_entropy_unless_told_otherwise():
