@@ -69,7 +69,10 @@ class SimilarityHead(nn.Module):
 def describe(
     grams: EpisodeGrams, shares: Float[Tensor, "batch view query"]
 ) -> Float[Tensor, "batch view query way statistic"]:
-    """Describe each query beside each class in each view; zero where the class has no item with the view."""
+    """Describe each query beside each class in each view; zero where the class has no item with the view.
+
+    Similarities are in units of the view's own spread, because encoders differ in how alike they make everything.
+    """
     members = grams.membership.unsqueeze(1) * grams.support_presence.unsqueeze(-1)
     counts = members.sum(2)
     is_known = known_classes(grams)
@@ -81,15 +84,44 @@ def describe(
     )
     length = (share * (grams.support @ share)).sum(2).clamp(min=1e-6).unsqueeze(2)
     cosine = mean / length.sqrt()
-    n_known = is_known.sum(-1, keepdim=True).clamp(min=1)
-    offset = torch.where(is_known, cosine - (cosine * is_known).sum(-1, keepdim=True) / n_known, 0.0)
-    standing = offset / (offset.square().sum(-1, keepdim=True) / n_known + 1e-4).sqrt()
+    gap, _, coverage = separability(grams)[:, :, None, None].unbind(-1)
+    spread = spread_between(grams, members)
+    similarities = [(value / (3 * spread)).tanh() for value in (mean, nearest, farthest, cosine, length, gap)]
+    standing = standings(cosine, is_known)
     agreement = (shares.unsqueeze(-1) * standing).sum(1, keepdim=True)
-    of_view = separability(grams)[:, :, None, None].unbind(-1)
-    shot, way = counts.clamp(min=1).log().unsqueeze(2), n_known.log()
-    columns = [mean, nearest, farthest, cosine, standing, agreement, length, *of_view, shot, way]
+    coherent = coherence(grams, members)[:, :, None, None]
+    shot, way = counts.clamp(min=1).log().unsqueeze(2), is_known.sum(-1, keepdim=True).clamp(min=1).log()
+    columns = [*similarities, standing, agreement, coherent, coverage, shot, way]
     stacked = torch.stack([column.expand(mean.shape) for column in columns], dim=-1)
     return torch.where(is_known.unsqueeze(-1), stacked, 0.0)
+
+
+def standings(
+    values: Float[Tensor, "batch view item way"], is_known: Bool[Tensor, "batch view #item way"]
+) -> Float[Tensor, "batch view item way"]:
+    """Standardise over the known classes, so that it does not matter how spread out a view's similarities are."""
+    count = is_known.sum(-1, keepdim=True).clamp(min=1)
+    offset = torch.where(is_known, values - (values * is_known).sum(-1, keepdim=True) / count, 0.0)
+    return offset / (offset.square().sum(-1, keepdim=True) / count + 1e-4).sqrt()
+
+
+def spread_between(
+    grams: EpisodeGrams, members: Float[Tensor, "batch view support way"]
+) -> Float[Tensor, "batch view 1 1"]:
+    """Root mean square similarity of support items of different classes: the unit of a view's similarities."""
+    has = members.sum(-1)
+    different = has.unsqueeze(-1) * has.unsqueeze(-2) - members @ members.mT
+    square = (grams.support.square() * different).sum((2, 3)) / different.sum((2, 3)).clamp(min=1)
+    return (square + 1e-4).sqrt()[:, :, None, None]
+
+
+def coherence(grams: EpisodeGrams, members: Float[Tensor, "batch view support way"]) -> Float[Tensor, "batch view"]:
+    """Say how well support items stand in their own class when left out of it: the mean, 0 if none has company."""
+    own = torch.diagonal(grams.support, dim1=-2, dim2=-1).unsqueeze(-1) * members
+    others = members.sum(2, keepdim=True) - members
+    standing = standings((grams.support @ members - own) / others.clamp(min=1), others > 0)
+    has_company = members * (others > 0)
+    return (standing * has_company).sum((2, 3)) / has_company.sum((2, 3)).clamp(min=1)
 
 
 def known_classes(grams: EpisodeGrams) -> Bool[Tensor, "batch view 1 way"]:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import torch
 from synthetic import PICTURE, TITLE, draw, make_domain
 from torch import Tensor
@@ -9,7 +11,7 @@ from models.features import DomainData, ViewSpec
 from models.fused import FusedLearner
 from models.fusion import modality_numbers
 from models.metrics import accuracy_per_episode
-from models.similarity import STATISTICS, describe, known_classes
+from models.similarity import STATISTICS, coherence, describe, known_classes
 from models.training import train
 
 SPOKEN = ViewSpec("spoken", "audio", "waves-1", 20)
@@ -19,6 +21,10 @@ CONFIG = TrainConfig(steps=60, n_way=5, n_query=5, shots=(1, 3), meta_batch=8, v
 def read(seed: int) -> DomainData:
     """A domain of titles and pictures to train on."""
     return make_domain(f"read-{seed}", classes=20, per_class=12, views=(TITLE, PICTURE), seed=seed)
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
 
 
 def trained(domains: list[DomainData]) -> FusedLearner:
@@ -44,6 +50,21 @@ def test_description_is_bounded_and_blank_where_the_class_lacks_the_view():
     unknown = ~known_classes(grams).expand(found.shape[:-1])
     assert unknown.any()
     assert (found[unknown] == 0).all()
+
+
+def test_coherence_is_high_where_classes_are_apart_and_zero_without_company():
+    near = draw(make_domain(views=(TITLE,)), n_shot=4, batch=20)
+    noise = replace(near, domain=replace(near.domain, features={"title": torch.randn(96, 12, generator=seeded(0))}))
+    alone = draw(make_domain(views=(TITLE,)), n_shot=1, batch=20)
+    found = []
+    for batch in (near, noise, alone):
+        with torch.no_grad():
+            grams = build_learner("similarity")._grams(batch)
+        members = grams.membership.unsqueeze(1) * grams.support_presence.unsqueeze(-1)
+        found.append(coherence(grams, members).mean().item())
+    assert found[0] > 1
+    assert abs(found[1]) < 0.2
+    assert found[2] == 0
 
 
 def test_view_never_met_in_training_is_put_to_use():
