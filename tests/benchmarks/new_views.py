@@ -78,7 +78,8 @@ def measure(
                 both = torch.cat([part[shot, learner] for part in parts], dim=1)
                 centroid = torch.cat([part[shot, UNTRAINED][0] for part in parts])
                 gain, lead = estimate(both[0] - both[1]), estimate(both[0] - centroid)
-                rows.append(Row(trial, view, shot, learner, *both.mean(1).tolist(), *gain, *lead))
+                accuracy, ignoring = both.mean(1).tolist()
+                rows.append(Row(trial, view, shot, learner, accuracy, ignoring, *gain, *lead))
     return rows
 
 
