@@ -69,6 +69,11 @@ def one_hot(labels: Int[Tensor, "*shape"], n_way: int) -> Float[Tensor, "*shape 
     return (labels.unsqueeze(-1) == torch.arange(n_way, device=labels.device)).float()
 
 
+def mean_shares(membership: Float[Tensor, "*batch support way"]) -> Float[Tensor, "*batch support way"]:
+    """Return the share of each item in the mean of its class; a class without items has none."""
+    return membership / membership.sum(-2, keepdim=True).clamp(min=1)
+
+
 class EpisodeSampler:
     """Draws episodes from the classes of one domain that have enough labelled items with any view."""
 

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from models.common_space import to_common
-from models.episodes import EpisodeBatch
+from models.episodes import EpisodeBatch, mean_shares
 
 
 @dataclass(frozen=True)
@@ -113,10 +113,15 @@ def squared_distances(grams: EpisodeGrams) -> Float[Tensor, "batch view query wa
     mean over the classes that do, and where the query has none it is zero for all classes: absence favours no class.
     """
     members = grams.membership.unsqueeze(1) * grams.support_presence.unsqueeze(-1)  # [batch, view, support, way]
-    counts = members.sum(2)
-    share = members / counts.clamp(min=1).unsqueeze(2)
+    share = mean_shares(members)
     norms = (share * (grams.support @ share)).sum(2)  # squared length of each prototype
     distance = 1 + norms.unsqueeze(2) - 2 * grams.cross @ share
-    known = (counts > 0).unsqueeze(2)
-    mean = (distance * known).sum(-1, keepdim=True) / known.sum(-1, keepdim=True).clamp(min=1)
-    return torch.where(known, distance, mean) * grams.query_presence.unsqueeze(-1)
+    return mean_where_unknown(distance, members.any(2, keepdim=True)) * grams.query_presence.unsqueeze(-1)
+
+
+def mean_where_unknown(
+    values: Float[Tensor, "*batch query way"], is_known: Bool[Tensor, "*batch 1 way"]
+) -> Float[Tensor, "*batch query way"]:
+    """Give classes of which nothing is known the mean over the others: absence favours no class."""
+    mean = (values * is_known).sum(-1, keepdim=True) / is_known.sum(-1, keepdim=True).clamp(min=1)
+    return torch.where(is_known, values, mean)

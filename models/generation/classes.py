@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from models.episodes import mean_shares
 from models.grams import EpisodeGrams
 from models.strength import MOST_SHOTS
 
@@ -20,8 +21,7 @@ def known_classes(grams: EpisodeGrams) -> Bool[Tensor, "batch way"]:
 
 def prototype_shares(grams: EpisodeGrams) -> Float[Tensor, "batch support way"]:
     """Return the share of each support item in the prototype of each class."""
-    members = present_members(grams)
-    return members / members.sum(1, keepdim=True).clamp(min=1)
+    return mean_shares(present_members(grams))
 
 
 def mean_of_known(

@@ -1,10 +1,9 @@
 """What heads add to the distances of nearest centroid: nothing for what they know nothing about."""
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from models.grams import EpisodeGrams
+from models.grams import EpisodeGrams, mean_where_unknown
 
 
 def where_known(added: Float[Tensor, "batch query way"], grams: EpisodeGrams) -> Float[Tensor, "batch query way"]:
@@ -12,6 +11,5 @@ def where_known(added: Float[Tensor, "batch query way"], grams: EpisodeGrams) ->
 
     A class without support gets the mean over the classes that have some, and a query without any view gets zero.
     """
-    known = (grams.membership.sum(1) > 0).unsqueeze(1)
-    mean = (added * known).sum(-1, keepdim=True) / known.sum(-1, keepdim=True).clamp(min=1)
-    return torch.where(known, added, mean) * grams.query_presence.any(1).unsqueeze(-1)
+    is_known = grams.membership.any(1, keepdim=True)
+    return mean_where_unknown(added, is_known) * grams.query_presence.any(1).unsqueeze(-1)

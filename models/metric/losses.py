@@ -52,7 +52,7 @@ def pairs(
     return both & equal & ~itself, both & ~equal
 
 
-def squared_distances(
+def pairwise_squared(
     items: Float[Tensor, "*batch item dim"], others: Float[Tensor, "*batch other dim"]
 ) -> Float[Tensor, "*batch item other"]:
     """Return squared Euclidean distances through inner products."""

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from models.episodes import mean_shares
 from models.grams import EpisodeGrams
 from models.nearest import NearestCentroid, nearness
 from models.strength import ByShot
@@ -44,7 +45,7 @@ def scatter_shortening(
     """
     gram, cross = grams.fused(weights)
     counts = grams.membership.sum(1)
-    means = grams.membership / counts.clamp(min=1).unsqueeze(1)
+    means = mean_shares(grams.membership)
     own = (counts / (counts + 1))[:, :, None, None]
     centring = own * covariance(grams.membership.mT) + (1 - own) * covariance(grams.is_real).unsqueeze(1)
     centring = strength[:, :, None, None] * centring  # [batch, way, support, support]

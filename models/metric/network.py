@@ -17,9 +17,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from models.common_space import COMMON_DIM
+from models.episodes import mean_shares
 from models.grams import EpisodeGrams
 from models.metric.known import where_known
-from models.metric.losses import ROUNDING, contrastive_loss, euclidean, squared_distances, triplet_loss
+from models.metric.losses import ROUNDING, contrastive_loss, euclidean, pairwise_squared, triplet_loss
 from models.nearest import NearestCentroid, nearness
 from models.strength import ByShot
 
@@ -82,8 +83,8 @@ class LearnedMetricHead(nn.Module):
     def forward(self, grams: EpisodeGrams, weights: Float[Tensor, "batch view"]) -> Float[Tensor, "batch query way"]:
         """Return logits of the queries."""
         support, query = (self.network(items) for items in grams.items.common(weights))
-        share = grams.membership / grams.membership.sum(1, keepdim=True).clamp(min=1)
-        learned = where_known(squared_distances(query, share.mT @ support), grams) / spread(support, grams.is_real)
+        prototypes = mean_shares(grams.membership).mT @ support
+        learned = where_known(pairwise_squared(query, prototypes), grams) / spread(support, grams.is_real)
         gate = self.gate(grams.shots).clamp(min=0).unsqueeze(-1)
         distances = (gate * learned - nearness(grams, weights)) / (1 + gate)
         logits: Tensor = -self.nearest.scale(grams) * distances
@@ -116,7 +117,7 @@ def fit_distances(
         domain = int(torch.randint(len(items), (), generator=draw))
         rows = torch.randperm(len(items[domain]), generator=draw)[:BATCH]
         projected = network(items[domain][rows])
-        return loss(euclidean(squared_distances(projected, projected)), labels[domain][rows])
+        return loss(euclidean(pairwise_squared(projected, projected)), labels[domain][rows])
 
     descend(network, of_drawn)
 

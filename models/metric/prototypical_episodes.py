@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from models.episodes import EpisodeSampler, one_hot
+from models.episodes import EpisodeSampler, mean_shares, one_hot
 from models.features import DomainData
 from models.metric.network import LearnedMetricHead, MetricNetwork, descend
 
@@ -53,8 +53,7 @@ def class_means(
     items: Float[Tensor, "batch support dim"], membership: Float[Tensor, "batch support way"]
 ) -> Float[Tensor, "batch way dim"]:
     """Return the mean of the items of each class; zero if it has none."""
-    share = membership / membership.sum(1, keepdim=True).clamp(min=1)
-    return share.mT @ items
+    return mean_shares(membership).mT @ items
 
 
 def _by_way(

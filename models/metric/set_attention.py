@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from models.episodes import mean_shares
 from models.grams import EpisodeGrams
 from models.metric.known import where_known
 from models.nearest import NearestCentroid, nearness
@@ -33,7 +34,7 @@ class SetAttentionHead(nn.Module):
     def forward(self, grams: EpisodeGrams, weights: Float[Tensor, "batch view"]) -> Float[Tensor, "batch query way"]:
         """Return logits of the queries."""
         gram, cross = grams.fused(weights)
-        means = grams.membership / grams.membership.sum(1, keepdim=True).clamp(min=1)
+        means = mean_shares(grams.membership)
         adapted = self.adapt(gram, means, grams)
         moved = mixture_distances(gram, cross, adapted) - mixture_distances(gram, cross, means)
         return self.nearest.scale(grams) * (nearness(grams, weights) - where_known(moved, grams))

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from models.episodes import mean_shares
 from models.grams import EpisodeGrams
 from models.metric.known import where_known
 from models.nearest import NearestCentroid, nearness
@@ -56,7 +57,7 @@ class TransductiveHead(nn.Module):
 
 def start(membership: Float[Tensor, "batch support way"], n_query: int) -> Float[Tensor, "batch item way"]:
     """Return the class means as mixtures of support and queries."""
-    means = membership / membership.sum(1, keepdim=True).clamp(min=1)
+    means = mean_shares(membership)
     return torch.cat([means, means.new_zeros(len(means), n_query, means.shape[2])], dim=1)
 
 

@@ -5,7 +5,7 @@ from pytorch_metric_learning.losses import TripletMarginLoss
 from pytorch_metric_learning.reducers import MeanReducer
 from torch import Tensor
 
-from models.metric.losses import contrastive_loss, euclidean, pairs, squared_distances, triplet_loss
+from models.metric.losses import contrastive_loss, euclidean, pairs, pairwise_squared, triplet_loss
 
 
 def drawn(n_items: int, n_classes: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -15,7 +15,7 @@ def drawn(n_items: int, n_classes: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def distances_of(items: Tensor) -> Tensor:
-    return euclidean(squared_distances(items.float(), items.float()))
+    return euclidean(pairwise_squared(items.float(), items.float()))
 
 
 def triplets_one_by_one(distances: Tensor, labels: list[int], margin: float) -> float:

@@ -6,7 +6,7 @@ from torch import Tensor
 from models.common_space import COMMON_DIM
 from models.geometry import centred_views
 from models.grams import EpisodeGrams, PlacedItems, distinct_rows, gather_grams
-from models.metric.losses import euclidean, squared_distances
+from models.metric.losses import euclidean, pairwise_squared
 from models.metric.network import LearnedMetricHead, MetricNetwork, contrastive_head, triplet_head
 from models.metric.prototypical_episodes import protonet_head
 from models.nearest import nearness
@@ -40,7 +40,7 @@ def clouds(classes: range) -> tuple[Tensor, Tensor]:
 
 def contrast(items: Tensor, labels: Tensor) -> float:
     """Mean distance between classes as a multiple of that within them."""
-    distances = euclidean(squared_distances(items, items))
+    distances = euclidean(pairwise_squared(items, items))
     same = labels[:, None] == labels
     return float(distances[~same].mean() / distances[same & (distances > 0)].mean())
 
