@@ -61,7 +61,7 @@ class AdaptConfig(Config):
 class ScoreConfig(Config):
     """How every item of a domain is scored."""
 
-    coverage: float = Field(default=0.9, gt=0, lt=1, description="accuracy aimed at among answered items")
+    target_accuracy: float = Field(default=0.9, gt=0, lt=1, description="aimed at among answered items")
     false_alarm_rate: float = Field(
         default=0.05, gt=0, lt=0.5, description="share of normal items flagged as anomalies"
     )

@@ -123,7 +123,9 @@ def _predictions(data: DomainData, rung: Rung, config: ScoreConfig, score_id: st
     """Return one row per item."""
     is_known = data.presence.any(1)
     probabilities = _probabilities(data, rung.model)
-    threshold = abstention_threshold(probabilities[is_known], config.coverage) if probabilities.shape[1] else torch.inf
+    threshold = (
+        abstention_threshold(probabilities[is_known], config.target_accuracy) if probabilities.shape[1] else torch.inf
+    )
     progress.report(1, 3, f"score {data.domain}: find groups")
     embedding = _embedding(data, rung.model)
     groups = cluster(embedding, method=config.cluster_method, count=config.clusters, seed=config.seed)

@@ -96,9 +96,9 @@ def adapt(
 
 def score(
     domain: Domain,
-    coverage: Annotated[
+    target_accuracy: Annotated[
         float, typer.Option(min=0.01, max=0.99, help="Accuracy aimed at among items that get an answer.")
-    ] = ScoreConfig().coverage,
+    ] = ScoreConfig().target_accuracy,
     false_alarm_rate: Annotated[
         float, typer.Option(min=0.001, max=0.499, help="Share of normal items that may be called anomalies.")
     ] = ScoreConfig().false_alarm_rate,
@@ -110,12 +110,12 @@ def score(
 ) -> Answer:
     """Label, cluster and check every item of a domain; the answers go to the table predictions.
 
-    Example: metafuse score noto-ru
+    Example: metafuse score noto-ru --target-accuracy 0.95
     """
     from flows.score_domain import score_domain
 
     config = ScoreConfig(
-        coverage=coverage,
+        target_accuracy=target_accuracy,
         false_alarm_rate=false_alarm_rate,
         cluster_method=cluster_method,
         clusters=clusters,

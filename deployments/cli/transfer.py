@@ -10,7 +10,7 @@ from data_contracts.configs import TrainConfig, TransferConfig
 from data_contracts.names import check_domain
 from deployments.cli.answer import Answer, rows_table
 from deployments.cli.command import command
-from deployments.cli.values import names, numbers
+from deployments.cli.values import learner_names, names, numbers
 
 DEFAULT = TransferConfig()
 SHOWN = (
@@ -37,9 +37,9 @@ def transfer(
     domains: Annotated[
         str, typer.Option(metavar="A,B", help="Domains to leave out one at a time. Default: every one with labels.")
     ] = "",
-    learner: Annotated[str, typer.Option(metavar="A,B", help="Learners to train on the rest.")] = ",".join(
-        DEFAULT.learners
-    ),
+    learners: Annotated[
+        str, typer.Option(metavar="A,B", help="Learners to train on the rest, auto, or all.")
+    ] = ",".join(DEFAULT.learners),
     way: Annotated[int, typer.Option(min=2, help="Classes an episode.")] = DEFAULT.n_way,
     shots: Annotated[str, typer.Option(metavar="1,5", help="Labels a class, each measured on its own.")] = "1,5",
     query: Annotated[int, typer.Option(min=1, help="Test items a class and episode.")] = DEFAULT.n_query,
@@ -55,13 +55,13 @@ def transfer(
     An alarm is raised where even the upper end of the gain's 95 % interval is below 0. All other domains with labels
     train.
 
-    Example: metafuse transfer --domains noto-ru,noto-zh --learner metric --episodes 100
+    Example: metafuse transfer --domains noto-ru,noto-zh --learners metric --episodes 100
     """
     from flows.transfer_report import transfer_report
 
     config = TransferConfig(
         domains=tuple(check_domain(name) for name in names(domains)),
-        learners=names(learner),
+        learners=learner_names(learners),
         n_way=way,
         shots=numbers(shots, least=1),
         n_query=query,

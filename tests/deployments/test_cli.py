@@ -128,6 +128,7 @@ def test_name_that_cannot_be_a_domain_is_refused(metafuse):
         ("meta-train", "--learners", "metric,oracle"),
         ("adapt", "noto-ru", "--learner", "oracle"),
         ("benchmark", "--train", "a", "--test", "b", "--learners", "auto,oracle"),
+        ("transfer", "--learners", "oracle"),
     ],
     ids=lambda arguments: arguments[0],
 )
