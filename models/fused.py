@@ -44,6 +44,15 @@ class FittedHead(Protocol):
         ...
 
 
+@runtime_checkable
+class EnsembleHead(Protocol):
+    """A head that is several and answers with their mean."""
+
+    def uncertainty(self, grams: EpisodeGrams, weights: Float[Tensor, "batch view"]) -> Float[Tensor, "batch query"]:
+        """Return how far they disagree on each query, in nats."""
+        ...
+
+
 class FusedLearner(nn.Module):
     """A prior over domains: where items lie, how much views count, and a head that classifies from that."""
 
@@ -181,6 +190,15 @@ class FusedModel:
         with torch.no_grad():
             grams = self._grams(self._place(data))
             return self.learner.classify(grams, modality_numbers(self.views))[0].softmax(-1)
+
+    def uncertainty(self, data: DomainData) -> Float[Tensor, " item"]:
+        """Return how far the heads of an ensemble disagree on each item, in nats; 0 where there is one head only."""
+        head = self.learner.head
+        if not isinstance(head, EnsembleHead):
+            return torch.zeros(len(data))
+        with torch.no_grad():
+            grams = self._grams(self._place(data))
+            return head.uncertainty(grams, self.learner.view_weights(grams, modality_numbers(self.views)))[0]
 
     def embed(self, data: DomainData) -> Float[Tensor, "item dim"]:
         """Return items in the fused space, whose squared distances are the weighted sums of those of the views."""

@@ -14,7 +14,8 @@ Departures: heads are coefficients of items, and G and D see inner products alon
 reads how the unit weight vector of a class answers the prototypes, its own and its rivals'. Noise reaches G as the
 inner products of `z ~ N(0, 1)` with the support items. Singular values are exact, so that D keeps no state. θ corrects
 nearest centroid with a strength that starts at zero; the sample of z is fixed, its answers are averaged, and their
-disagreement is the uncertainty.
+disagreement is the uncertainty. By it the mean is less sure than the heads are on average, so abstention heeds it
+already; `FusedModel.uncertainty` tells it alone.
 """
 
 import math

@@ -3,10 +3,12 @@ import math
 import pytest
 import torch
 from sklearn.linear_model import Ridge
-from synthetic import draw, make_domain
+from synthetic import draw, make_domain, support_of
 from test_grams import by_hand, grams_of
 from torch import Tensor
+from torch.distributions import Categorical
 
+from models.catalogue import build_learner
 from models.generation.parameter_gan import (
     RIDGE,
     STEEPNESS,
@@ -133,6 +135,26 @@ def test_uncertainty_is_the_mean_divergence_of_the_heads_from_their_mean(head, e
     torch.testing.assert_close(found, divergence, atol=1e-5, rtol=0)
     assert found.max() > 1e-4
     assert found.max() <= math.log(4)
+
+
+def test_mean_is_less_sure_than_the_heads_by_the_uncertainty(head, episodes):
+    grams, _ = episodes
+    with torch.no_grad():
+        each = Categorical(logits=head.ensemble(grams, WEIGHTS)).entropy().mean(0)
+        together = Categorical(logits=head(grams, WEIGHTS)).entropy()
+        torch.testing.assert_close(together - each, head.uncertainty(grams, WEIGHTS), atol=1e-5, rtol=0)
+
+
+def test_domain_model_tells_its_uncertainty_if_it_is_an_ensemble():
+    domain = make_domain(missing=0.1)
+    support = support_of(domain, 2)
+    learner = build_learner("parameter_gan")
+    with torch.no_grad():
+        learner.head.strength.level.fill_(1.0)
+    found = learner.adapt(domain, support).uncertainty(domain)
+    assert found.shape == (len(domain),)
+    assert found.max() > 1e-4
+    assert not build_learner("metric").adapt(domain, support).uncertainty(domain).any()
 
 
 def test_heads_agree_where_they_have_no_strength_and_on_what_they_cannot_see(head):
