@@ -1,4 +1,4 @@
-"""What the README promises: two command lines, commands that exist, and JSON fields that are printed."""
+"""What the READMEs promise: two command lines, commands that exist, JSON fields that are printed, files, learners."""
 
 import re
 import subprocess
@@ -7,11 +7,25 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from data_contracts.reports import AdaptReport, BenchmarkRow, IngestReport
+from data_contracts.reports import (
+    AdaptReport,
+    BenchmarkReport,
+    BenchmarkRow,
+    EpisodeScore,
+    IngestReport,
+    LeaderboardRow,
+    ScoreReport,
+    TrainReport,
+    TransferReport,
+    TransferRow,
+)
 from deployments.cli.app import app
+from models.catalogue import AUTO, LEARNERS
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README, CHANGELOG, MODELS = (
+    (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "CHANGELOG.md", "models/README.md")
+)
 
 
 def test_two_command_lines_run_it_and_test_it():
@@ -39,10 +53,39 @@ def test_command_and_its_options_exist(line):
     assert all(option in help_text for option in re.findall(r"--[a-z]+", line))
 
 
-@pytest.mark.parametrize("report", [IngestReport, AdaptReport, BenchmarkRow])
-def test_every_field_of_a_json_answer_is_listed(report):
-    listed = ",".join(re.findall(r'"(\w+)"', README))
-    assert all(name in listed.split(",") for name in report.model_fields)
+@pytest.mark.parametrize(
+    ("answer", "report"),
+    [
+        ("ingest", IngestReport),
+        ("adapt", AdaptReport),
+        ("score", ScoreReport),
+        ("meta-train", TrainReport),
+        ("benchmark", BenchmarkReport),
+        ("benchmark", BenchmarkRow),
+        ("leaderboard", LeaderboardRow),
+        ("transfer", TransferReport),
+        ("transfer", TransferRow),
+        ("transfer", EpisodeScore),
+    ],
+)
+def test_every_field_of_a_json_answer_is_listed(answer, report):
+    (block,) = re.findall(rf"^{answer} +[{{[].*(?:\n +.*)*", README, flags=re.MULTILINE)
+    assert set(report.model_fields) <= set(re.findall(r'"(\w+)"', block))
+
+
+def test_every_learner_is_in_the_table_of_learners_and_in_the_changelog():
+    table = re.findall(r"^\| `(\w+)` \| .*http|^\| `(\w+)` \| the same", MODELS, flags=re.MULTILINE)
+    assert ["".join(names) for names in table] == [*LEARNERS, AUTO]
+    assert all(f"`{kind}`" in CHANGELOG for kind in (*LEARNERS, AUTO))
+
+
+@pytest.mark.parametrize("folder", ["data_contracts", "models", "tasks", "flows", "tests/benchmarks"])
+def test_every_file_of_a_folder_is_in_its_readme(folder):
+    text = (ROOT / folder.split("/")[0] / "README.md").read_text(encoding="utf-8")
+    files = [path for path in (ROOT / folder).glob("*.py") if path.name not in ("__init__.py", "conftest.py")]
+    named = [f"`{path.stem}`" if folder == "flows" else f"`{path.name}" for path in files if "test_" not in path.name]
+    folders = [f"`{path.parent.name}/`" for path in (ROOT / folder).glob("*/__init__.py")]
+    assert [name for name in (*named, *folders) if name not in text] == []
 
 
 def test_lock_file_names_no_host_and_pins_every_line():
