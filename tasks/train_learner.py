@@ -60,7 +60,8 @@ def train_learner(
             if now.validation_accuracy is not None:
                 seconds = before + time.perf_counter() - started
                 curves = {"losses": curve.losses, "validation": curve.validation}
-                _write_checkpoint(checkpoint, {"loop": now.state, "seconds": seconds, **curves})
+                state = {"trained": _trained(learner), "loop": now.state, "seconds": seconds, **curves}
+                _write_checkpoint(checkpoint, state)
             progress.report(now.step, config.steps, f"meta-train {kind}")
     return Trained(learner, curve, before + time.perf_counter() - started, first)
 
@@ -79,7 +80,7 @@ def single_thread() -> Iterator[None]:
 def _read_checkpoint(path: Path | None, learner: FusedLearner) -> dict[str, Any]:
     """Return a checkpoint's content: tensors, numbers and lists only, nothing that runs.
 
-    Return nothing if there is none, and say so if it was cut off or if another version of the learner wrote it.
+    Return nothing if there is none, and say so if it was cut off or is of another learner or version.
     """
     if path is None or not path.exists():
         return {}
@@ -87,15 +88,18 @@ def _read_checkpoint(path: Path | None, learner: FusedLearner) -> dict[str, Any]
         state: dict[str, Any] = torch.load(path, weights_only=True)
     except (EOFError, RuntimeError, pickle.UnpicklingError):
         state = {}
-    if not _fits(state.get("loop", {}), learner):
-        logger.warning("%s is trained from the start: %s is cut off or of another version", learner.kind, path)
+    if state.get("trained") != _trained(learner) or not state.get("loop", {}).keys() >= LOOP_STATE:
+        logger.warning(
+            "%s is trained from the start: %s is cut off or of another learner or version", learner.kind, path
+        )
         return {}
     return state
 
 
-def _fits(loop: Mapping[str, Any], learner: FusedLearner) -> bool:
-    trained = [parameter.shape for parameter in learner.parameters() if parameter.requires_grad]
-    return loop.keys() >= LOOP_STATE and [value.shape for value in loop["parameters"]] == trained
+def _trained(learner: FusedLearner) -> list[Any]:
+    """Return the learner's kind, and names and shapes of what is trained of it."""
+    parameters = learner.named_parameters()
+    return [learner.kind, *([name, list(value.shape)] for name, value in parameters if value.requires_grad)]
 
 
 def _write_checkpoint(path: Path | None, state: Mapping[str, Any]) -> None:
