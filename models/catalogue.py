@@ -71,8 +71,12 @@ CATALOGUE: dict[str, Entry] = {
 LEARNERS: tuple[str, ...] = tuple(CATALOGUE)
 """What the outer loop trains, by the names of the command line and of reports."""
 
-AUTO_MEMBERS: tuple[str, ...] = ("metric", "ridge")
-"""Learners that `auto` chooses from, whichever others are trained beside it."""
+AUTO_MEMBERS: tuple[str, ...] = ("metric", "similarity")
+"""Learners that `auto` chooses from, whichever others are trained beside it.
+
+They differ most: one fits a linear head to a domain, the other has learned to read similarities, and neither is better
+everywhere (`models/README.md`). Learners much like `metric` would only add chances to choose wrongly.
+"""
 
 
 def named_learners(asked: Sequence[str]) -> tuple[str, ...]:

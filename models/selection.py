@@ -34,11 +34,14 @@ EPISODES = 20
 HIDDEN_SHARES = (0.0, 0.5)
 SHOTS = (1, 2, 5, 10)
 FITTING_STEPS = 300
-PENALTY = 0.01
+PENALTY = 0.1
 
 
 class Selector(nn.Module):
-    """Scores learners for a support set from its statistics and from their cross-validation on it."""
+    """Scores learners for a support set from its statistics and from their cross-validation on it.
+
+    To do better in cross-validation never counts against a learner; before anything is learned it decides alone.
+    """
 
     mean: Tensor
     deviation: Tensor
@@ -47,7 +50,7 @@ class Selector(nn.Module):
         super().__init__()
         self.level = nn.Parameter(torch.zeros(count))
         self.slope = nn.Parameter(torch.zeros(STATISTICS, count))
-        self.evidence = ByShot(2)
+        self.evidence = ByShot(2, start=1.0)
         self.register_buffer("mean", torch.zeros(STATISTICS))
         self.register_buffer("deviation", torch.ones(STATISTICS))
 
@@ -60,7 +63,7 @@ class Selector(nn.Module):
         """Return scores; only their differences within an episode mean anything."""
         expected = self.level + ((statistics - self.mean) / self.deviation) @ self.slope
         observed = validated - validated.mean(1, keepdim=True)
-        return expected + torch.einsum("blc,bc->bl", observed, self.evidence(shots))
+        return expected + torch.einsum("blc,bc->bl", observed, self.evidence(shots).clamp(min=0))
 
     def fit(
         self,
