@@ -21,6 +21,10 @@ class NearestCentroid(nn.Module):
         """Return logits of the queries."""
         return self.scale(grams) * nearness(grams, weights)
 
+    def held_out(self, grams: EpisodeGrams, weights: Float[Tensor, "batch view"]) -> Float[Tensor, "batch support way"]:
+        """Return logits of the support, each item having no part in the prototype of its class."""
+        return self.scale(grams) * held_out_nearness(grams, weights)
+
     def scale(self, grams: EpisodeGrams) -> Float[Tensor, "batch 1 1"]:
         """Return what distances are multiplied by."""
         scale: Tensor = self.log_temperature(grams.shots).exp().unsqueeze(-1)
@@ -36,14 +40,17 @@ def held_out_nearness(grams: EpisodeGrams, weights: Float[Tensor, "batch view"])
     """Return the nearness of each support item to each class as it would be without the item.
 
     Without it the mean of the other `n - 1` of its class lies `n / (n - 1)` times as far from it. The only item of a
-    class is not held out.
+    class is as near to it as to the other classes on average.
     """
-    own = support_as_queries(grams)
+    own, belongs = support_as_queries(grams), grams.membership > 0
     members = grams.membership.unsqueeze(1) * grams.support_presence.unsqueeze(-1)
     counts = members.sum(2, keepdim=True)
     further = (counts / (counts - 1).clamp(min=1)).square()
     squared = squared_distances(own)
-    return _over_views(-torch.where(members > 0, further * squared, squared), own, weights)
+    near = _over_views(-torch.where(members > 0, further * squared, squared), own, weights)
+    others = (~belongs * near).sum(-1, keepdim=True) / max(near.shape[-1] - 1, 1)
+    is_alone = belongs & (grams.membership.sum(1, keepdim=True) == 1)
+    return torch.where(is_alone, others, near)
 
 
 def _over_views(

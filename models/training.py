@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from data_contracts.configs import TrainConfig
-from data_contracts.errors import EpisodeTooSmall
+from data_contracts.errors import EpisodeTooSmall, ModelError
 from models.episodes import EpisodeBatch, EpisodeSampler
 from models.features import DomainData
 from models.learner import MetaLearner, Prior
@@ -27,6 +27,9 @@ from models.metrics import accuracy_per_episode, estimate
 VALIDATION_EPISODES = 40
 CALIBRATION_EPISODES = 20
 """Of every shot, domain and part of the classes."""
+
+EPISODES_AT_ONCE = 32
+"""A larger meta-batch is worked through in parts, which bounds memory."""
 
 EPISODE_CLASSES = 16
 """Episodes of one step draw from this many classes, so that they share most of their rows."""
@@ -128,6 +131,7 @@ def train(
 
     Raises:
         EpisodeTooSmall: the domains have too few classes or items for the episodes asked for.
+        ModelError: the loss is no longer finite.
     """
     run = _Run(learner, domains, config)
     if state is None:
@@ -195,18 +199,33 @@ class _Run:
     def advance(self, step: int) -> float:
         """Take one step of the outer loop and return its loss."""
         self._statistics_of(self._fold_at(step))
-        loss = self.learner.meta_loss(self._episodes())
         for group in self.optimiser.param_groups:
             group["lr"] = group["first_lr"] * 0.5 * (1 + math.cos(math.pi * (step - 1) / self.config.steps))
         self.optimiser.zero_grad(set_to_none=True)
-        if loss.requires_grad:
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
-            self.optimiser.step()
+        loss = self._backward(self._episodes())
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimiser.step()
         self.step, self.last_accuracy = step, None
         if step % self.config.validate_every == 0 or step == self.config.steps:
             self.validate()
-        return float(loss.detach())
+        return loss
+
+    def _backward(self, episodes: EpisodeBatch) -> float:
+        """Add the gradient of the mean loss, a part of the meta-batch at a time, and return that loss."""
+        total = 0.0
+        for start in range(0, len(episodes), EPISODES_AT_ONCE):
+            part = episodes[start : start + EPISODES_AT_ONCE]
+            loss = self.learner.meta_loss(part) * (len(part) / len(episodes))
+            total += float(loss.detach())
+            if loss.requires_grad:
+                loss.backward()  # type: ignore[no-untyped-call]
+        if not math.isfinite(total):
+            raise ModelError(
+                f"the loss of {self.learner.kind} became {total} after {self.step} of {self.config.steps} steps. "
+                "Train with a smaller learning rate, or report this with the domains it happened on.",
+                learner=self.learner.kind,
+            )
+        return total
 
     def validate(self) -> None:
         """Measure accuracy on the validation classes and keep the state unless an earlier one is better."""

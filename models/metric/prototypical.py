@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from models.episodes import one_hot
 from models.grams import EpisodeGrams
 from models.logistic import fit_logistic, held_out_logits
-from models.nearest import NearestCentroid, held_out_nearness
+from models.nearest import NearestCentroid
 from models.strength import ByShot
 
 FINE_TUNING_STEPS = 50
@@ -41,7 +41,7 @@ class PrototypicalHead(nn.Module):
         tuned = fit_logistic(gram, grams.membership, inverse_penalty, steps=FINE_TUNING_STEPS)
         strength = self.fine_tuning(grams.shots).unsqueeze(-1)
         with torch.no_grad():
-            near = self.nearest.scale(grams) * held_out_nearness(grams, weights)
+            near = self.nearest.held_out(grams, weights)
             correction = strength * held_out_logits(gram, grams.membership, tuned, inverse_penalty)
             is_kept = ~is_worse(near + correction, near, grams.membership)[:, None, None]
         has_view = grams.query_presence.any(1).unsqueeze(-1)

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from models.common_space import COMMON_DIM
 from models.grams import EpisodeGrams
-from models.nearest import NearestCentroid, nearness, support_as_queries
+from models.nearest import NearestCentroid
 from models.optimisation.inner_loop import Goal, InnerLoop, Layer, Projected, adapt_projected
 from models.strength import ByShot
 
@@ -59,7 +59,7 @@ class MamlHead(nn.Module):
     def forward(self, grams: EpisodeGrams, weights: Float[Tensor, "batch view"]) -> Float[Tensor, "batch query way"]:
         """Return logits of the queries; one without any view keeps those of nearest centroid."""
         items = self.project(grams, weights)
-        goal = Goal(grams.membership, grams.is_real, held_out_logits(self.nearest, grams, weights))
+        goal = Goal(grams.membership, grams.is_real, self.nearest.held_out(grams, weights))
         deeper = [Layer(self.second.weight, self.second.bias), _blank(HIDDEN[-1], grams.membership)]
         correction = adapt_projected(deeper, items, goal, self.rates(grams, items), self.loop)
         logits: Tensor = self.nearest(grams, weights) + correction * grams.query_presence.any(1).unsqueeze(-1)
@@ -94,22 +94,6 @@ class MamlHead(nn.Module):
             inputs.append(hidden @ hidden.mT + 1)
         lengths = [(grams.is_real * (gram.abs() @ share).squeeze(-1)).amax(1) for gram in inputs]
         return 2 / (1 + torch.stack(lengths, dim=-1)).unsqueeze(1)
-
-
-def held_out_logits(
-    nearest: NearestCentroid, grams: EpisodeGrams, weights: Float[Tensor, "batch view"]
-) -> Float[Tensor, "batch support way"]:
-    """Return logits of the support by nearest centroid, each item having no part in the prototype of its class.
-
-    Without one of its `n` items a prototype is `n / (n - 1)` times as far from that item (exactly so if all items have
-    the same views). The only item of a class is as far from it as from the other classes on average.
-    """
-    logits = nearest.scale(grams) * nearness(support_as_queries(grams), weights)
-    own = grams.membership
-    count = (own * own.sum(1, keepdim=True)).sum(-1, keepdim=True)
-    others = ((1 - own) * logits).sum(-1, keepdim=True) / max(own.shape[-1] - 1, 1)
-    held_out = torch.where(count > 1, logits * (count / (count - 1).clamp(min=1)).square(), others)
-    return torch.where(own > 0, held_out, logits)
 
 
 def _blank(inputs: int, membership: Float[Tensor, "batch support way"]) -> Layer:

@@ -11,7 +11,7 @@ from synthetic import FACTS, PICTURE, TITLE, class_names, draw, make_domain
 from torch import Tensor
 
 from data_contracts.configs import TrainConfig
-from data_contracts.errors import EpisodeTooSmall
+from data_contracts.errors import EpisodeTooSmall, ModelError
 from models.catalogue import LEARNERS, build_learner
 from models.episodes import EpisodeBatch
 from models.features import DomainData
@@ -226,3 +226,32 @@ def test_domains_that_share_no_class_are_trained_on_with_the_ways_that_each_can_
     assert len(list(train(build_learner("metric"), domains, fitted))) == 3
     with pytest.raises(EpisodeTooSmall):
         list(train(build_learner("metric"), domains, fitted.model_copy(update={"n_way": fitted.n_way + 1})))
+
+
+class Diverging(FusedLearner):
+    """Has no finite loss from its third step on."""
+
+    def meta_loss(self, episodes: EpisodeBatch) -> Tensor:
+        self.calls = getattr(self, "calls", 0) + 1
+        return super().meta_loss(episodes) / (self.calls < 3)
+
+
+def test_loss_that_is_not_finite_ends_training_with_an_error_that_says_when(domains):
+    with pytest.raises(ModelError, match="metric became inf after 2 of 8 steps"):
+        list(train(Diverging("metric", PrototypicalHead()), domains, CONFIG))
+
+
+class Counting(FusedLearner):
+    """Notes how many episodes it is given at once, and answers with a loss that says which."""
+
+    def meta_loss(self, episodes: EpisodeBatch) -> Tensor:
+        self.sizes = [*getattr(self, "sizes", []), len(episodes)]
+        return super().meta_loss(episodes)
+
+
+def test_large_meta_batch_is_worked_through_in_parts_whose_mean_counts(domains):
+    config = CONFIG.model_copy(update={"meta_batch": 80, "steps": 1, "validate_every": 1, "shots": (1,)})
+    learner = Counting("metric", PrototypicalHead())
+    *_, last = train(learner, domains, config)
+    assert learner.sizes == [32, 32, 16]
+    assert 0 < last.loss < 1.1

@@ -11,7 +11,7 @@ from models.episodes import one_hot
 from models.geometry import centred_views
 from models.grams import EpisodeGrams, PlacedItems, distinct_rows, gather_grams
 from models.metric.prototypical import PrototypicalHead, is_worse
-from models.nearest import held_out_nearness, nearness, support_as_queries
+from models.nearest import NearestCentroid, held_out_nearness, nearness, support_as_queries
 
 WEIGHTS = torch.tensor([0.5, 0.3, 0.2])
 
@@ -119,3 +119,14 @@ def test_held_out_nearness_is_that_to_the_mean_of_the_others(episode):
         prototypes = torch.stack([support[others & (labels == way)].mean(0) for way in range(4)])
         expected = -(support[item] - prototypes).square().sum(-1)
         torch.testing.assert_close(found[item], expected, atol=1e-5, rtol=0)
+
+
+def test_only_item_of_a_class_is_held_to_be_of_no_class_in_particular():
+    batch = draw(make_domain(), batch=1, n_way=4, n_shot=1)
+    rows, support, query = distinct_rows(batch)
+    views = centred_views(batch.domain, rows)
+    items = PlacedItems(tuple(views.values()), tuple(view.encoder_id for view in batch.domain.views), support, query)
+    grams = gather_grams(items, batch.domain.presence[rows], batch.membership)
+    logits = NearestCentroid().held_out(grams, WEIGHTS[None])
+    own = (grams.membership * logits).sum(-1)
+    torch.testing.assert_close(own, ((1 - grams.membership) * logits).sum(-1) / 3)

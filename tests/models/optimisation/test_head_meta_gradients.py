@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy, linear
 from models.catalogue import CATALOGUE
 from models.common_space import projection
 from models.grams import EpisodeGrams
-from models.optimisation.maml import HIDDEN, STEPS, MamlHead, held_out_logits
+from models.optimisation.maml import HIDDEN, STEPS, MamlHead
 
 
 def answer(layers: list[tuple[Tensor, Tensor]], items: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ def plainly(head: MamlHead, grams: EpisodeGrams, weights: Tensor) -> Tensor:
         (head.second.weight, head.second.bias),
         (into.new_zeros(N_WAY, HIDDEN[-1]), into.new_zeros(N_WAY)),
     ]
-    offsets, rates = held_out_logits(head.nearest, grams, weights), head.rates(grams, head.project(grams, weights))
+    offsets, rates = head.nearest.held_out(grams, weights), head.rates(grams, head.project(grams, weights))
     logits = []
     for number, of_views in enumerate(weights):
         joined = torch.cat([w.sqrt() * rows for w, rows in zip(of_views, items.views, strict=True)], dim=-1)

@@ -8,9 +8,8 @@ from models.catalogue import CATALOGUE
 from models.common_space import projection
 from models.geometry import centred_views
 from models.grams import EpisodeGrams, PlacedItems, distinct_rows, gather_grams
-from models.nearest import NearestCentroid
 from models.optimisation.inner_loop import Goal, Layer, adapt_and_score
-from models.optimisation.maml import MamlHead, held_out_logits
+from models.optimisation.maml import MamlHead
 
 KINDS = ("maml", "fomaml", "anil", "meta_sgd")
 N_SHOT, N_WAY = 3, 4
@@ -58,7 +57,7 @@ def test_correction_is_what_a_network_on_all_dimensions_of_the_views_learns(head
         Layer(head.second.weight, head.second.bias),
         Layer(torch.zeros(N_WAY, 64), torch.zeros(N_WAY)),
     ]
-    goal = Goal(grams.membership, offset=held_out_logits(head.nearest, grams, WEIGHTS))
+    goal = Goal(grams.membership, offset=head.nearest.held_out(grams, WEIGHTS))
     rates = head.rates(grams, head.project(grams, WEIGHTS))
     correction = adapt_and_score(layers, *joined, goal, rates, head.loop)
     assert correction.abs().max() > 0.1
@@ -107,7 +106,7 @@ def test_inner_loss_falls_at_a_strength_of_one(head):
         grams.membership,
         PlacedItems(grams.items.views, grams.items.encoder_ids, grams.items.support, grams.items.support),
     )
-    before = held_out_logits(head.nearest, grams, WEIGHTS)
+    before = head.nearest.held_out(grams, WEIGHTS)
     after = before + head(as_queries, WEIGHTS) - head.nearest(as_queries, WEIGHTS)
     labels = grams.membership.argmax(-1)
 
@@ -115,30 +114,6 @@ def test_inner_loss_falls_at_a_strength_of_one(head):
         return cross_entropy(logits.mT, labels, reduction="none").mean(1)
 
     assert (loss(after) < loss(before)).all()
-
-
-def test_held_out_logits_are_those_of_prototypes_without_the_item():
-    grams, _ = make_episodes()
-    nearest = NearestCentroid()
-    items, membership = grams.items, grams.membership
-    joined = torch.cat(
-        [w.sqrt()[:, None, None] * rows[items.support] for w, rows in zip(WEIGHTS.T, items.views, strict=True)], dim=-1
-    )
-    found = held_out_logits(nearest, grams, WEIGHTS)
-    for episode in range(2):
-        for item in range(N_WAY * N_SHOT):
-            members = membership[episode].clone()
-            members[item] = 0
-            prototypes = (members / members.sum(0)).T @ joined[episode]
-            expected = -torch.tensor(2.0).exp() * (joined[episode, item] - prototypes).square().sum(-1)
-            torch.testing.assert_close(found[episode, item], expected, atol=1e-4, rtol=1e-4)
-
-
-def test_only_item_of_a_class_is_held_to_be_of_no_class_in_particular():
-    grams, _ = make_episodes(n_shot=1)
-    logits = held_out_logits(NearestCentroid(), grams, WEIGHTS)
-    own = (grams.membership * logits).sum(-1)
-    torch.testing.assert_close(own, ((1 - grams.membership) * logits).sum(-1) / (N_WAY - 1))
 
 
 @pytest.mark.parametrize("kind", KINDS)
