@@ -3,7 +3,8 @@
 Networks need a fixed number of inputs; views and encoders come and go. Every encoder gets a random projection of its
 own, drawn from its id, and an item is the weighted sum of its projected views. Random projections keep inner products
 to within about `1 / sqrt(COMMON_DIM)` (Johnson and Lindenstrauss, 1984), those of different encoders are nearly
-orthogonal, and an encoder never met in training needs nothing learned. What must be exact uses Gram matrices instead.
+orthogonal. An encoder fitted to one source has no place here: what a network learns of its numbers is about that source
+and misleads in a new domain, which has an encoder of its own. What must be exact, or new, uses Gram matrices instead.
 """
 
 import math

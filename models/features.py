@@ -18,6 +18,11 @@ class ViewSpec:
     encoder_id: str
     dim: int
 
+    @property
+    def is_of_one_source(self) -> bool:
+        """Whether the encoder was fitted to the columns of one source: what is learned of it, no new domain can use."""
+        return self.modality == "tabular"
+
 
 @dataclass(frozen=True)
 class DomainData:

@@ -290,8 +290,8 @@ class FusedModel:
         )
 
 
-def _encoders(views: tuple[ViewSpec, ...]) -> tuple[str, ...]:
-    return tuple(view.encoder_id for view in views)
+def _encoders(views: tuple[ViewSpec, ...]) -> tuple[str | None, ...]:
+    return tuple(None if view.is_of_one_source else view.encoder_id for view in views)
 
 
 def fit_model(learner: FusedLearner, domain: DomainData, support: Int[Tensor, " support"]) -> FusedModel:

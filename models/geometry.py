@@ -61,15 +61,14 @@ def fit_bases(
     """Pool the within-class scatter of `classes` over `domains`, for each encoder that several items share.
 
     Encoders with fewer labelled items than twice the rank are left out: their scatter would be noise. So are those of
-    tables, which are fitted to the columns of one source: no new domain has them, and a learner that was trained with
-    their scatter would miss it there.
+    one source: a learner that was trained with their scatter would miss it in a new domain.
     """
     scatter: dict[str, Tensor] = {}
     freedom: dict[str, int] = {}
     for domain in domains:
         labels = domain.with_classes(classes).labels
         for number, view in enumerate(domain.views):
-            if view.modality == "tabular":
+            if view.is_of_one_source:
                 continue
             rows = ((labels >= 0) & domain.presence[:, number]).nonzero().flatten()
             items = centre(domain.features[view.name][rows], domain.means[view.name], domain.presence[rows, number])

@@ -10,16 +10,19 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from models.common_space import to_common
+from models.common_space import COMMON_DIM, to_common
 from models.episodes import EpisodeBatch, mean_shares
 
 
 @dataclass(frozen=True)
 class PlacedItems:
-    """The items behind a batch of episodes: one matrix per view, and which of its rows each episode uses."""
+    """The items behind a batch of episodes: one matrix per view, and which of its rows each episode uses.
+
+    A view without an encoder's id is no part of the common space.
+    """
 
     views: tuple[Float[Tensor, "row _"], ...]
-    encoder_ids: tuple[str, ...]
+    encoder_ids: tuple[str | None, ...]
     support: Int[Tensor, "batch support"]
     query: Int[Tensor, "batch query"]
 
@@ -27,8 +30,11 @@ class PlacedItems:
         self, weights: Float[Tensor, "batch view"]
     ) -> tuple[Float[Tensor, "batch support common"], Float[Tensor, "batch query common"]]:
         """Return support and queries in the common space, views weighted; a view an item lacks adds nothing."""
-        support, query = torch.zeros(()), torch.zeros(())
+        support = self.views[0].new_zeros(*self.support.shape, COMMON_DIM)
+        query = self.views[0].new_zeros(*self.query.shape, COMMON_DIM)
         for weight, items, encoder_id in zip(weights.T, self.views, self.encoder_ids, strict=True):
+            if encoder_id is None:
+                continue
             projected = to_common(items, encoder_id)
             is_used = weight > 0  # at zero, where the root's slope is infinite, the gradient is zero
             factor = (torch.where(is_used, weight, 1.0).sqrt() * is_used)[:, None, None]
