@@ -2,9 +2,11 @@
 
 For every query, class and view a small network reads how similar the query is to the class's support (the mean, the
 nearest, the farthest), how tight the class is, how well the view separates the support, and whether the other views
-agree. From that it makes evidence for the class, and how far to trust the view for this query. No parameter belongs to
-a view, a modality, an encoder or a dimension, so all of them may be new (deep sets: Zaheer et al., 2017,
-https://arxiv.org/abs/1703.06114, are what makes it indifferent to the order of views and of support items).
+agree. From that it makes evidence for the class, and how far to trust the view for this query. No parameter of the head
+belongs to a view, a modality, an encoder or a dimension, so all of them may be new (deep sets: Zaheer et al., 2017,
+https://arxiv.org/abs/1703.06114, are what makes it indifferent to the order of views and of support items). What comes
+before the head is that of every learner: modalities met in training count by what they were worth there, others as they
+did before it, and encoders met there are whitened.
 
 Evidence and trust each have a strength that follows the shot and starts at zero: untrained, this is nearest centroid.
 """
@@ -14,7 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from models.fusion import separability
-from models.grams import EpisodeGrams, squared_distances
+from models.grams import EpisodeGrams, mean_where_unknown, squared_distances
 from models.nearest import NearestCentroid
 from models.strength import ByShot
 
@@ -42,7 +44,7 @@ class SimilarityHead(nn.Module):
         """Return logits of the queries."""
         shares = _normalised(weights.unsqueeze(-1) * grams.query_presence)
         hidden = self.trunk(describe(grams, shares))
-        is_known = known_classes(grams)
+        is_known = classes_with_view(grams)
         evidence = mean_where_unknown(self.evidence(hidden).squeeze(-1), is_known)
         strength = self.evidence_strength(grams.shots)[:, :, None, None]
         scores = strength * evidence - squared_distances(grams)
@@ -75,7 +77,7 @@ def describe(
     """
     members = grams.membership.unsqueeze(1) * grams.support_presence.unsqueeze(-1)
     counts = members.sum(2)
-    is_known = known_classes(grams)
+    is_known = classes_with_view(grams)
     share = members / counts.clamp(min=1).unsqueeze(2)
     mean = grams.cross @ share
     nearest, farthest = (
@@ -124,17 +126,9 @@ def coherence(grams: EpisodeGrams, members: Float[Tensor, "batch view support wa
     return (standing * has_company).sum((2, 3)) / has_company.sum((2, 3)).clamp(min=1)
 
 
-def known_classes(grams: EpisodeGrams) -> Bool[Tensor, "batch view 1 way"]:
+def classes_with_view(grams: EpisodeGrams) -> Bool[Tensor, "batch view 1 way"]:
     """Say which classes have a support item with the view."""
     return (grams.support_presence.float() @ grams.membership > 0).unsqueeze(2)
-
-
-def mean_where_unknown(
-    values: Float[Tensor, "batch view query way"], is_known: Bool[Tensor, "batch view 1 way"]
-) -> Float[Tensor, "batch view query way"]:
-    """Give classes without the view the mean over those with it: absence favours no class."""
-    mean = (values * is_known).sum(-1, keepdim=True) / is_known.sum(-1, keepdim=True).clamp(min=1)
-    return torch.where(is_known, values, mean)
 
 
 def _normalised(shares: Float[Tensor, "batch view query"]) -> Float[Tensor, "batch view query"]:

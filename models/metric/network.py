@@ -1,9 +1,9 @@
 """A metric network trained by the triplet or the contrastive loss, beside the distances of nearest centroid.
 
 The network is trained on labelled items of base classes, as in Hadsell et al., 2006, and Hoffer and Ailon, 2015,
-https://arxiv.org/abs/1412.6622. Departures: the embedding below it is frozen; and squared distances in its space, in
-units of the spread of the support there, are averaged with those of nearest centroid by a gate, which is learned, may
-depend on the shot and starts closed.
+https://arxiv.org/abs/1412.6622. Departures: the embedding below it is frozen, which leaves two layers (512-256-64, wide
+enough for several views at once) to learn; and squared distances in its space, in units of the spread of the support
+there, are averaged with those of nearest centroid by a gate, which is learned, follows the shot and starts closed.
 
 A network knows the classes that it was trained on too well. Its weights are therefore no concern of the outer loop:
 they are fitted on one fold of the classes, while the gate is learned on episodes of the other.

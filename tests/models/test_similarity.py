@@ -11,7 +11,7 @@ from models.features import DomainData, ViewSpec
 from models.fused import FusedLearner
 from models.fusion import modality_numbers
 from models.metrics import accuracy_per_episode
-from models.similarity import STATISTICS, coherence, describe, known_classes
+from models.similarity import STATISTICS, classes_with_view, coherence, describe
 from models.training import train
 
 SPOKEN = ViewSpec("spoken", "audio", "waves-1", 20)
@@ -47,7 +47,7 @@ def test_description_is_bounded_and_blank_where_the_class_lacks_the_view():
         found = describe(grams, shares * grams.query_presence)
     assert found.shape == (20, 3, 20, 4, STATISTICS)
     assert found.abs().max() < 10
-    unknown = ~known_classes(grams).expand(found.shape[:-1])
+    unknown = ~classes_with_view(grams).expand(found.shape[:-1])
     assert unknown.any()
     assert (found[unknown] == 0).all()
 
