@@ -8,6 +8,7 @@ import hashlib
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -205,6 +206,13 @@ class TabularEncoder:
     def columns(self) -> tuple[str, ...]:
         """Names of the columns it reads."""
         return tuple(column.name for column in self._state.columns)
+
+    @property
+    def numbers(self) -> dict[str, slice]:
+        """Which numbers of a vector each column became."""
+        ends = list(accumulate(column.dim for column in self._state.columns))
+        starts = [0, *ends[:-1]]
+        return {name: slice(*place) for name, *place in zip(self.columns, starts, ends, strict=True)}
 
     @property
     def fitted_rows(self) -> int:

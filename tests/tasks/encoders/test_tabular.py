@@ -90,6 +90,17 @@ def test_stored_state_gives_the_same_encoder():
     assert encoder.encode_table(table).shape == (3, encoder.dim)
 
 
+def test_each_column_names_the_numbers_it_became():
+    rows = [{"year": 2010, "colour": "red", "is_new": True}, {"year": 2018, "colour": "blue", "is_new": False}]
+    encoder = TabularEncoder.fit(pa.Table.from_pylist(rows), list(rows[0]))
+    first = encoder.encode(rows)[0]
+    assert encoder.numbers["is_new"] == slice(encoder.dim - 2, encoder.dim)
+    for column, numbers in encoder.numbers.items():
+        changed = np.flatnonzero(encoder.encode([{**rows[0], column: rows[1][column]}])[0] != first)
+        assert len(changed)
+        assert numbers.start <= changed.min() <= changed.max() < numbers.stop
+
+
 def test_other_data_give_another_name():
     assert fit(year=[1, 2]).encoder_id != fit(year=[1, 3]).encoder_id
 
