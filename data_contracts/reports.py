@@ -81,6 +81,13 @@ class EmbedReport(Report):
     seconds: float = Field(ge=0)
 
 
+class ColumnLoss(Report):
+    """How much a model leans on one column of its domain."""
+
+    loss: float = Field(description="mean log-probability of the right class lost when items swap the column's values")
+    ci95: float = Field(description="half-width of the 95 % interval over items")
+
+
 class AdaptReport(Report):
     """What adapting to one domain gave."""
 
@@ -97,6 +104,9 @@ class AdaptReport(Report):
         description="share of each learner that auto chose from; empty: the learner was asked for by name"
     )
     views: dict[str, float] = Field(description="share of the decision each view carried")
+    columns: dict[str, ColumnLoss] = Field(
+        description="what each column carried on the items judged, most first: `view/column` of a table, else `view`"
+    )
     seconds: float
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from data_contracts.configs import AdaptConfig
 from data_contracts.contract import Contract
 from data_contracts.errors import EpisodeTooSmall, ModelError, ModelRefused, UnknownModel
-from data_contracts.reports import AdaptOutcome, ModelRef, Score
+from data_contracts.reports import AdaptOutcome, ColumnLoss, ModelRef, Score
 from models.baselines import TunedLogreg, reference_learners
 from models.catalogue import AUTO, check_learner
 from models.episodes import as_episode
@@ -35,6 +35,7 @@ from tasks.claims import once
 from tasks.contracts import contract_in_force
 from tasks.encoder_states import encoder_states
 from tasks.features import load_domain
+from tasks.importance import measure_columns
 from tasks.lake import Lake, open_lake
 from tasks.lineage import fingerprint, lineage_tags
 from tasks.retries import is_transient
@@ -183,18 +184,20 @@ def _adapt_and_register(lake: Lake, question: Question) -> ModelRef:
         test, labels = split.data.take(split.test), split.data.labels[split.test]
         measured = measure(model.predict(test), labels)
         baselines = measure_baselines(split, question.tuned)
+        context = _context(lake, question)
+        columns = measure_columns(model, split, context["encoder_states"])
         facts = {
             "score": measured.model_dump_json(),
             "baselines": json.dumps({name: found.model_dump() for name, found in baselines.items()}),
             "learner": learner.kind,
             "preference": json.dumps(preference),
             "views": json.dumps(model.view_weights),
+            "columns": json.dumps({name: found.model_dump() for name, found in columns.items()}),
             "tested": str(len(labels)),
             "seconds_adapting": f"{seconds:.4f}",
         }
         _log(run, measured, baselines, seconds)
-        card = _card(question, measured, baselines, model, preference)
-        context = _context(lake, question)
+        card = _card(question, measured, baselines, model, preference, columns)
         return registry.save_domain_model(domain, model, card=card, tags={**tags, **facts}, context=context)
 
 
@@ -264,6 +267,7 @@ def _outcome(ref: ModelRef, question: Question, is_new: bool, seconds: float) ->
         learner=tags["learner"],
         preference=json.loads(tags["preference"]),
         views=json.loads(tags["views"]),
+        columns={name: ColumnLoss(**found) for name, found in json.loads(tags.get("columns", "{}")).items()},
         seconds=seconds,
         tested=int(tags["tested"]),
         decision=tags[registry.DECISION_TAG],
@@ -299,6 +303,7 @@ def _card(
     baselines: Mapping[str, Score],
     model: DomainModel,
     preference: Mapping[str, float],
+    columns: Mapping[str, ColumnLoss],
 ) -> str:
     split = question.split
     rows = "\n".join(
@@ -317,6 +322,9 @@ labelled items of {len(model.classes)} classes. Judged on {len(split.test)} labe
 
 {why}. What carries its decisions: {_shares(model.view_weights)}.
 
+Log-probability of the right class, in nats, that is lost on those items when they swap a column's values:
+{_losses(columns)}.
+
 Classes: {", ".join(model.classes)}.
 """
 
@@ -325,3 +333,7 @@ def _shares(shares: Mapping[str, float]) -> str:
     """Return shares in percent, the largest first."""
     ranked = sorted(shares.items(), key=lambda share: -share[1])
     return ", ".join(f"{name} {100 * share:.0f} %" for name, share in ranked)
+
+
+def _losses(columns: Mapping[str, ColumnLoss]) -> str:
+    return ", ".join(f"{name} {found.loss:.2f} ± {found.ci95:.2f}" for name, found in columns.items()) or "not measured"

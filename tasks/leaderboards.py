@@ -56,7 +56,7 @@ def publish_transfer(report: Mapping[str, Any]) -> None:
 
 
 def adaptation_table(outcome: Mapping[str, Any]) -> str:
-    """Return a leaderboard in Markdown: the model and its baselines, best first, then the shares of the views."""
+    """Return a leaderboard in Markdown: the model and its baselines, best first, then what carries its decisions."""
     models = {f"**{outcome['model']}** v{outcome['version']}": outcome, **outcome["baselines"]}
     ranked = sorted(models.items(), key=lambda entry: -entry[1]["accuracy"])
     rows = [
@@ -66,6 +66,7 @@ def adaptation_table(outcome: Mapping[str, Any]) -> str:
     views, learners = (
         [(name, _pct(share)) for name, share in outcome[shares].items()] for shares in ("views", "preference")
     )
+    columns = [(name, f"{found['loss']:.3f} ± {found['ci95']:.3f}") for name, found in outcome["columns"].items()]
     return "\n\n".join(
         [
             f"# {outcome['domain']}",
@@ -74,6 +75,7 @@ def adaptation_table(outcome: Mapping[str, Any]) -> str:
             f"Learner: `{outcome['learner']}`, " + ("which `auto` chose." if learners else "asked for by name."),
             *([_table(("learner", "share in the choice, %"), learners)] if learners else []),
             _table(("view", "share of the decision, %"), views),
+            *([_table(("column", "log-probability lost when it is shuffled, nats"), columns)] if columns else []),
         ]
     )
 

@@ -11,6 +11,7 @@ from data_contracts.reports import (
     AdaptReport,
     BenchmarkReport,
     BenchmarkRow,
+    ColumnLoss,
     EpisodeScore,
     IngestReport,
     LeaderboardRow,
@@ -58,6 +59,7 @@ def test_command_and_its_options_exist(line):
     [
         ("ingest", IngestReport),
         ("adapt", AdaptReport),
+        ("adapt", ColumnLoss),
         ("score", ScoreReport),
         ("meta-train", TrainReport),
         ("benchmark", BenchmarkReport),

@@ -1,5 +1,6 @@
 """`metafuse meta-train`, `adapt` and `score`: learn over all domains, then for one, then use it."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,10 @@ from deployments.cli.values import learner_names, names, read_classes
 
 Domain = Annotated[str, typer.Argument(help="A domain that was ingested.")]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same result.")]
+
+
+MOST_SHOWN = 5
+"""Columns that `adapt` shows; `--json` has all."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -91,7 +96,14 @@ def adapt(
 
     result = adapt_domain(domain=check_domain(domain), config=config)
     facts = {name: result[name] for name in AdaptReport.model_fields}
-    return Answer(facts, facts_table(facts))
+    return Answer(facts, facts_table({**facts, "columns": shown_columns(facts["columns"])}))
+
+
+def shown_columns(columns: Mapping[str, Mapping[str, float]]) -> str:
+    """Return the columns that carried most, each with the log-probability that is lost without it."""
+    shown = [f"{name} {lost['loss']:.2f} ± {lost['ci95']:.2f}" for name, lost in list(columns.items())[:MOST_SHOWN]]
+    left_out = len(columns) - len(shown)
+    return ", ".join([*shown, f"and {left_out} more"] if left_out else shown) or "none"
 
 
 def score(

@@ -13,6 +13,7 @@ import pytest
 
 from data_contracts.settings import get_settings
 from deployments.cli.answer import plain
+from deployments.cli.learn import shown_columns
 
 COMMANDS = (
     "demo", "up", "doctor", "ingest", "meta-train", "adapt", "score", "benchmark", "transfer", "sql", "quarantine list",
@@ -160,3 +161,10 @@ def test_values_json_cannot_hold_are_translated():
 def test_a_setting_that_cannot_be_used_is_refused_by_name(metafuse, toys, monkeypatch):
     monkeypatch.setenv("METAFUSE_THREADS", "many")
     assert "METAFUSE_THREADS is 'many'" in metafuse.here("contract", "check", toys).refusal
+
+
+def test_columns_that_carried_most_are_shown_and_the_rest_counted():
+    columns = {f"facts/{name}": {"loss": 0.5, "ci95": 0.125} for name in "abcdefg"}
+    assert shown_columns(columns).startswith("facts/a 0.50 ± 0.12, facts/b")
+    assert shown_columns(columns).endswith("facts/e 0.50 ± 0.12, and 2 more")
+    assert shown_columns({}) == "none"

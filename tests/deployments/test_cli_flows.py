@@ -13,7 +13,7 @@ INGEST = {
 }  # fmt: skip
 ADAPT = {
     "domain", "model", "version", "alias", "accuracy", "ci95", "labels", "prior_version", "learner", "preference",
-    "views", "seconds",
+    "views", "columns", "seconds",
 }  # fmt: skip
 ROW = {
     "split_seed", "shot", "learner", "accuracy", "ci95", "nll", "ece", "diff", "diff_ci95", "over_untrained_ci95",
@@ -92,6 +92,7 @@ def test_meta_train_adapt_and_score_answer_with_json(shared):
     assert adapted["alias"] == "champion"
     assert adapted["labels"] == 27
     assert sum(adapted["views"].values()) == pytest.approx(1, abs=1e-3)
+    assert "tabular/weight" in adapted["columns"]
     assert shared.run("score", "toys", "--target-accuracy", "0.1", "--json").facts["abstained"] == 0
     counted = shared.run("sql", "SELECT count(*) AS n FROM predictions WHERE domain = 'toys'", "--json").facts
     assert counted["rows"] == [{"n": 72}]

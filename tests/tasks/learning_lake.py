@@ -7,10 +7,12 @@ from lake_of import START, TITLE, YEAR, add_items, add_labels, contract_of
 from data_contracts.tables import BATCHES, EMBEDDINGS, ENCODER_STATES
 from tasks.content import content_hashes
 from tasks.contracts import contract_in_force
+from tasks.encoders.tabular import TabularEncoder
 from tasks.lake import Lake
 from tasks.vectors import to_vectors
 
-VIEWS = {"title": ("text", "words-1", 16), "tabular": ("tabular", "numbers-1", 6)}
+TABLE = TabularEncoder.fit(pa.table({"year": [1, 2], "paths": [3, 4]}), ["year", "paths"])
+VIEWS = {"title": ("text", "words-1", 16), "tabular": ("tabular", "numbers-1", TABLE.dim)}
 
 
 def add_domain(
@@ -52,5 +54,6 @@ def add_vectors(lake: Lake, domain: str, items: dict[str, str], names: list[str]
             "vector": to_vectors(vectors),
         }
         lake.append("embeddings", pa.table({name: columns[name] for name in EMBEDDINGS.names}, schema=EMBEDDINGS))
-        state = {"domain": domain, "view": view, "encoder_id": encoder_id, "state_json": "{}", "at": START}
+        learned = TABLE.state() if modality == "tabular" else "{}"
+        state = {"domain": domain, "view": view, "encoder_id": encoder_id, "state_json": learned, "at": START}
         lake.append("encoder_states", pa.Table.from_pylist([state], schema=ENCODER_STATES))

@@ -12,7 +12,7 @@ from learning_lake import add_domain
 from data_contracts.configs import AdaptConfig, MetaTrainConfig, TrainConfig
 from data_contracts.errors import EpisodeTooSmall, ModelError, UnknownDomain, UnknownModel
 from models import catalogue
-from tasks import adapt, registry
+from tasks import adapt, importance, registry
 from tasks.adapt import adapt_to_domain, is_right, measure
 from tasks.features import load_domain
 from tasks.lake import Lake, open_lake
@@ -48,6 +48,22 @@ def test_model_is_registered_with_lineage_and_judged_on_what_it_has_not_seen(lak
     support = set(registry.read_package(ref).context["support_ids"])
     unseen = data.take(torch.tensor([row for row, item in enumerate(data.item_ids) if item not in support]))
     assert measure(model.predict(unseen), unseen.labels).accuracy == pytest.approx(outcome.accuracy)
+
+
+def test_columns_that_carried_the_domain_are_named(lake):
+    outcome = adapt_to_domain(lake, "two", AdaptConfig(shots=2))
+    assert set(outcome.columns) == {"title", "tabular/year", "tabular/paths"}
+    assert list(outcome.columns) == sorted(outcome.columns, key=lambda name: -outcome.columns[name].loss)
+    assert next(iter(outcome.columns)) == "title"
+    title = outcome.columns["title"]
+    assert title.loss > title.ci95
+    card = connect().get_model_version(outcome.model, outcome.version).description
+    assert f"title {title.loss:.2f} ± {title.ci95:.2f}" in card
+
+
+def test_table_that_is_too_wide_is_measured_as_a_whole(lake, monkeypatch):
+    monkeypatch.setattr(importance, "MOST_COLUMNS", 1)
+    assert set(adapt_to_domain(lake, "two", AdaptConfig(shots=2)).columns) == {"title", "tabular"}
 
 
 def test_run_of_a_model_shows_its_accuracy_beside_the_baselines(lake):

@@ -16,6 +16,7 @@ OUTCOME = {
     "learner": "ridge",
     "preference": {"metric": 0.25, "ridge": 0.75},
     "views": {"title": 0.4, "picture": 0.6},
+    "columns": {"picture": {"loss": 0.51, "ci95": 0.0625}, "title": {"loss": 0.125, "ci95": 0.03}},
     "baselines": {"best_single": {**SCORE, "accuracy": 0.55}, "tuned_logreg": {**SCORE, "accuracy": 0.75}},
     **SCORE,
     "accuracy": 0.625,
@@ -58,6 +59,12 @@ def test_adaptation_shows_which_learner_it_used_and_why():
     asked = adaptation_table({**OUTCOME, "preference": {}})
     assert "Learner: `ridge`, asked for by name." in asked
     assert "share in the choice" not in asked
+
+
+def test_adaptation_shows_what_each_column_carried():
+    rows = rows_of(adaptation_table(OUTCOME))
+    assert rows[-2:] == [["picture", "0.510 ± 0.062"], ["title", "0.125 ± 0.030"]]
+    assert "shuffled" not in adaptation_table({**OUTCOME, "columns": {}})
 
 
 def test_leaderboard_has_a_line_for_each_shot_and_learner():
