@@ -82,6 +82,7 @@ def result_of(run: Facts, classes: Sequence[str]) -> DomainResult:
             *(_score(name, run["baselines"][key]) for key, name in BASELINES.items()),
             _score(f"{OURS}: {run['learner']}", run, ours=True),
         ],
+        columns={name: (lost["loss"], lost["ci95"]) for name, lost in run["columns"].items()},
     )
 
 

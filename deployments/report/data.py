@@ -49,6 +49,8 @@ class DomainResult:
     """View to its share of the decision; shares add up to one."""
     scores: Sequence[LearnerScore]
     """In the order they are shown."""
+    columns: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Column to the log-probability lost without it and the half-width of its interval, in the order they are shown."""
 
     @property
     def name(self) -> str:

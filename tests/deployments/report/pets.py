@@ -33,6 +33,7 @@ def result(**changes: object) -> DomainResult:
         "embeddings": np.array([[0.0, 0.0], [1.0, 1.0], [0.5, 0.2], [0.1, 0.9]]),
         "view_weights": {"title": 0.25, "picture": 0.75},
         "scores": [LearnerScore("tuned", 0.4, 0.1, 1.0, 0.1), LearnerScore("metafuse", 0.5, 0.4, 0.9, 0.2, ours=True)],
+        "columns": {"picture": (0.5, 0.125), "facts/weight_g": (-0.02, 0.0625)},
     }
     return DomainResult(**(values | changes))
 

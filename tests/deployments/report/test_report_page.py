@@ -14,6 +14,14 @@ def test_page_shows_every_number_it_was_given():
         assert text in page
 
 
+def test_columns_are_shown_with_what_each_carried_and_left_out_where_none_was_measured():
+    page = render_report(report())
+    assert "facts/weight_g" in page
+    assert "0.50 ± 0.12" in page
+    assert "width: 0%" in page
+    assert "Which columns" not in render_report(report(result(columns={})))
+
+
 def test_artwork_is_credited_with_its_licences():
     page = render_report(report())
     for text in ("OpenMoji", "CC BY-SA 4.0", "Twemoji", "CC BY 4.0", "Noto Emoji", "SIL OFL 1.1"):
