@@ -110,11 +110,22 @@ def find_neighbours(
     *,
     count: int = 10,
     temperature: float = 0.1,
-) -> Neighbours:
-    """Find the nearest pool items by weighted cosine over the views both have; an item is not its own neighbour."""
+) -> dict[str, Neighbours]:
+    """Find, for each view, the nearest of the pool items that have it; an item is not its own neighbour.
+
+    Nearness is the weighted cosine over all views, so that a view an item lacks can be filled from items that are near
+    in the views it has.
+    """
     own, others = _weighted(rows, weights), _weighted(pool, weights)
     similarity = (normalize(own, dim=-1) @ normalize(others, dim=-1).T).masked_fill(is_same, -torch.inf)
-    best = similarity.topk(min(count, similarity.shape[1]), dim=1)
+    return {name: _nearest(similarity, items.any(1), count, temperature) for name, items in pool.items()}
+
+
+def _nearest(
+    similarity: Float[Tensor, "row pool"], has_view: Bool[Tensor, " pool"], count: int, temperature: float
+) -> Neighbours:
+    candidates = similarity.masked_fill(~has_view, -torch.inf)
+    best = candidates.topk(min(count, candidates.shape[1]), dim=1)
     attention = torch.where(best.values > 0, best.values / temperature, -torch.inf).softmax(-1)
     return Neighbours(best.indices, attention.nan_to_num(0.0))
 

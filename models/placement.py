@@ -46,7 +46,7 @@ class Placement(nn.Module):
     ) -> dict[str, Float[Tensor, "row _"]]:
         """Place centred rows of the views `specs`; a view an item lacks is filled from its neighbours in the pool.
 
-        Neighbours are found by cosine over all views, weighted by `weights`.
+        Neighbours are those that have the view, by cosine over all views, weighted by `weights`.
         """
         with torch.no_grad():
             shares = dict(zip(rows, weights.tolist(), strict=True))
@@ -59,7 +59,9 @@ class Placement(nn.Module):
             if spec.encoder_id in self.bases:
                 basis = self.bases[spec.encoder_id]
                 own, others = basis.whiten(own, power), basis.whiten(others, power)
-            placed[spec.name] = normalize(own + strength * neighbours.average(others), dim=-1)
+            is_absent = ~own.any(1, keepdim=True)  # filled towards its neighbours, even if views move away
+            average = neighbours[spec.name].average(others)
+            placed[spec.name] = normalize(own + torch.where(is_absent, strength.abs(), strength) * average, dim=-1)
         return placed
 
     def place_domain(

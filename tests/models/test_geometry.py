@@ -98,7 +98,7 @@ def test_neighbours_are_the_nearest_by_weighted_cosine_without_the_item_itself()
     domain = make_domain()
     views = centred_views(domain, torch.arange(len(domain)))
     weights = {"title": 0.5, "picture": 0.3, "facts": 0.2}
-    found = find_neighbours(views, views, weights, torch.eye(len(domain), dtype=torch.bool), count=3)
+    found = find_neighbours(views, views, weights, torch.eye(len(domain), dtype=torch.bool), count=3)["picture"]
     similarity = sum(weights[name] * items @ items.T for name, items in views.items())
     similarity = similarity.fill_diagonal_(-9)
     assert torch.equal(found.pool_rows.sort().values, similarity.topk(3).indices.sort().values)
@@ -109,7 +109,7 @@ def test_neighbours_are_the_nearest_by_weighted_cosine_without_the_item_itself()
 def test_average_of_neighbours_is_weighted_by_attention():
     rows = {"title": torch.tensor([[1.0, 0.0]])}
     pool = {"title": torch.tensor([[1.0, 0.0], [0.8, 0.6], [-1.0, 0.0]])}
-    found = find_neighbours(rows, pool, {"title": 1.0}, torch.zeros(1, 3, dtype=torch.bool))
+    found = find_neighbours(rows, pool, {"title": 1.0}, torch.zeros(1, 3, dtype=torch.bool))["title"]
     first, second = torch.tensor([1.0, 0.8]).div(0.1).softmax(-1).tolist()
     torch.testing.assert_close(
         found.average(pool["title"]), torch.tensor([[first + 0.8 * second, 0.6 * second]]), atol=1e-6, rtol=0
@@ -120,5 +120,14 @@ def test_average_of_neighbours_is_weighted_by_attention():
 def test_item_without_a_similar_one_has_no_neighbour(pool):
     found = find_neighbours(
         {"title": torch.tensor([[1.0, 0.0]])}, {"title": pool}, {"title": 1.0}, torch.zeros(1, 1, dtype=torch.bool)
-    )
+    )["title"]
     assert not found.average(pool).any()
+
+
+def test_neighbours_of_a_view_are_those_that_have_it():
+    near, far, absent = [1.0, 0.0], [0.6, 0.8], [0.0, 0.0]
+    pool = {"title": torch.tensor([near, far]), "picture": torch.tensor([absent, [0.0, 1.0]])}
+    rows = {"title": torch.tensor([near]), "picture": torch.tensor([absent])}
+    found = find_neighbours(rows, pool, {"title": 0.5, "picture": 0.5}, torch.zeros(1, 2, dtype=torch.bool), count=1)
+    assert found["title"].pool_rows.item() == 0
+    torch.testing.assert_close(found["picture"].average(pool["picture"]), torch.tensor([[0.0, 1.0]]))

@@ -28,7 +28,7 @@ def test_smoothing_adds_the_mean_of_the_neighbours():
     neighbours = find_neighbours(own, pool, shares, rows[:, None] == torch.arange(96))
     placed = placement.place_domain(domain, rows, EQUAL, ONE_SHOT)
     for name, items in own.items():
-        expected = normalize(items + 0.7 * neighbours.average(pool[name]), dim=-1)
+        expected = normalize(items + 0.7 * neighbours[name].average(pool[name]), dim=-1)
         torch.testing.assert_close(placed[name], expected)
 
 
@@ -76,3 +76,18 @@ def test_pool_is_every_item_or_an_evenly_spaced_part():
     rows = pool_rows(make_domain(classes=5, per_class=1000, views=(PICTURE,)))
     assert (len(rows), int(rows[0]), int(rows[-1])) == (POOL_SIZE, 0, 4999)
     assert set(rows.diff().tolist()) <= {2, 3}
+
+
+def test_absent_view_is_filled_towards_its_neighbours_even_where_views_are_moved_away_from_them():
+    domain = make_domain(missing=0.3)
+    rows, placement = torch.arange(len(domain)), Placement()
+    with torch.no_grad():
+        placement.smoothing.level.fill_(0.7)
+        filled = placement.place_domain(domain, rows, EQUAL, ONE_SHOT)
+        placement.smoothing.level.fill_(-0.7)
+        moved_away = placement.place_domain(domain, rows, EQUAL, ONE_SHOT)
+    for number, name in enumerate(filled):
+        absent = ~domain.presence[:, number]
+        torch.testing.assert_close(moved_away[name][absent], filled[name][absent])
+        assert filled[name][absent].any()
+        assert not torch.allclose(moved_away[name][~absent], filled[name][~absent], atol=0.1)
