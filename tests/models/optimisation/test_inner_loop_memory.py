@@ -16,7 +16,7 @@ from torch import nn
 from models.optimisation.inner_loop import Layer, StoredEpisodes, meta_gradient
 
 def peak_mib():
-    with open("/proc/self/status") as status:  # getrusage would begin with the peak of the process that started this one
+    with open("/proc/self/status") as status:  # getrusage begins with the peak of the parent
         return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024
 
 def problem(sizes, batch, shot, query, rows):
