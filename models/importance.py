@@ -2,8 +2,8 @@
 
 A column's importance is what labelled items that the model has not seen lose when each takes the column's value from
 another item. Of all pairs of items, whose mean is the "switched" loss of Fisher, Rudin and Dominici (2019,
-https://jmlr.org/papers/v20/18-760.html, section 3), a few are used: every item is given the values of those that follow
-it in one order, the same for every column. The loss is in log-probability, which moves before accuracy does.
+https://jmlr.org/papers/v20/18-760.html, section 3), one each is used: every item is given the value of the next in one
+order, the same for every column. The loss is in log-probability, which moves before accuracy does.
 
 It says what this model uses, not what could be learned from a column: columns that say the same stand in for each
 other, and each of them then seems to carry little.
@@ -19,9 +19,6 @@ from torch import Tensor
 
 from models.features import DomainData
 from models.metrics import Estimate, estimate
-
-SHUFFLES = 2
-"""Other items whose value each item is given."""
 
 LEAST = 1e-12
 """Probability below which a class counts as this probable."""
@@ -42,7 +39,7 @@ def column_importance(predict: Predict, data: DomainData, columns: Mapping[str, 
     """Return for each column the mean log-probability lost without it, in nats, with its 95 % interval over items.
 
     All items must be labelled. One that lacks the view loses nothing. A view that fewer than two items have cannot be
-    shuffled: its columns are left out. `predict` is called twice for each column, and once more.
+    shuffled: its columns are left out. `predict` is called once for each column, and once more.
     """
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
     place = {view.name: number for number, view in enumerate(data.views)}
@@ -50,10 +47,9 @@ def column_importance(predict: Predict, data: DomainData, columns: Mapping[str, 
     found = {}
     for name, column in columns.items():
         rows = order[data.presence[order, place[column.view]]]
-        shifts = range(1, min(SHUFFLES + 1, len(rows)))
-        if shifts:
-            after = [_log_probability(predict, shuffled(data, column, rows, rows.roll(shift))) for shift in shifts]
-            found[name] = estimate(before - torch.stack(after).mean(0))
+        if len(rows) > 1:
+            after = _log_probability(predict, shuffled(data, column, rows, rows.roll(1)))
+            found[name] = estimate(before - after)
     return found
 
 
