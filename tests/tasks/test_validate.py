@@ -141,7 +141,7 @@ def test_row_mask_and_great_expectations_agree_on_every_row(data):
 
 
 @pytest.mark.slow
-@settings(max_examples=200, parent=BIG_DRAWS)
+@settings(max_examples=80, parent=BIG_DRAWS)
 @given(st.data())
 def test_row_mask_and_great_expectations_agree_over_a_long_search(data):
     contract = data.draw(contracts())
