@@ -27,15 +27,21 @@ class PlacedItems:
     query: Int[Tensor, "batch query"]
 
     def common(
-        self, weights: Float[Tensor, "batch view"]
-    ) -> tuple[Float[Tensor, "batch support common"], Float[Tensor, "batch query common"]]:
-        """Return support and queries in the common space, views weighted; a view an item lacks adds nothing."""
-        support = self.views[0].new_zeros(*self.support.shape, COMMON_DIM)
-        query = self.views[0].new_zeros(*self.query.shape, COMMON_DIM)
+        self, weights: Float[Tensor, "batch view"], matrix: Float[Tensor, "out common"] | None = None
+    ) -> tuple[Float[Tensor, "batch support out"], Float[Tensor, "batch query out"]]:
+        """Return support and queries in the common space, views weighted; a view an item lacks adds nothing.
+
+        With a `matrix` return what it makes of them. Each row meets it once, however many episodes use the row.
+        """
+        n_outputs = COMMON_DIM if matrix is None else len(matrix)
+        support = self.views[0].new_zeros(*self.support.shape, n_outputs)
+        query = self.views[0].new_zeros(*self.query.shape, n_outputs)
         for weight, items, encoder_id in zip(weights.T, self.views, self.encoder_ids, strict=True):
             if encoder_id is None:
                 continue
             projected = to_common(items, encoder_id)
+            if matrix is not None:
+                projected = projected @ matrix.T
             is_used = weight > 0  # at zero, where the root's slope is infinite, the gradient is zero
             factor = (torch.where(is_used, weight, 1.0).sqrt() * is_used)[:, None, None]
             support = support + factor * projected[self.support]

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import torch
 from synthetic import draw, make_domain
 from torch.nn.functional import normalize
@@ -82,6 +84,22 @@ def test_common_space_keeps_similarities_nearly():
     exact_own, exact_cross = grams.fused(weights)
     assert (support @ support.mT - exact_own).abs().mean() < 1.5 * COMMON_DIM**-0.5
     assert (query @ support.mT - exact_cross).abs().mean() < 1.5 * COMMON_DIM**-0.5
+
+
+def test_matrix_applied_to_rows_gives_what_it_gives_applied_to_items():
+    batch = draw(make_domain())
+    items, weights = grams_of(batch).items, torch.tensor([0.2, 0.5, 0.3]).expand(len(batch), -1)
+    matrix = torch.randn(7, COMMON_DIM, generator=torch.Generator().manual_seed(0))
+    for through, plain in zip(items.common(weights, matrix), items.common(weights), strict=True):
+        torch.testing.assert_close(through, plain @ matrix.T, atol=1e-5, rtol=1e-4)
+
+
+def test_view_without_an_encoder_id_is_no_part_of_the_common_space():
+    batch = draw(make_domain())
+    items, weights = grams_of(batch).items, torch.tensor([0.2, 0.5, 0.3]).expand(len(batch), -1)
+    without = replace(items, views=items.views[:2], encoder_ids=items.encoder_ids[:2])
+    unnamed = replace(items, encoder_ids=(*items.encoder_ids[:2], None))
+    assert torch.equal(unnamed.common(weights)[0], without.common(weights[:, :2])[0])
 
 
 def test_distances_are_those_to_the_mean_of_each_class():
