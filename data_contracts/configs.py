@@ -69,6 +69,7 @@ class ScoreConfig(Config):
         default="k_means", description="hdbscan finds the number itself and leaves items out that are in no dense place"
     )
     clusters: int | None = Field(default=None, ge=2, description="of k_means; None: chosen by silhouette")
+    ask: int = Field(default=10, ge=0, description="unlabelled items to ask labels for")
     seed: int = Field(default=0, ge=0)
 
 

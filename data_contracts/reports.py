@@ -182,6 +182,7 @@ class ScoreReport(Report):
     clusters: int
     cluster_stability: float = Field(description="mean adjusted Rand index with new groupings of random halves")
     labels: dict[str, int] = Field(description="predicted label to number of items, abstentions left out")
+    ask: tuple[str, ...] = Field(description="ids of the unlabelled items whose labels would help most, best first")
     is_new: bool = Field(description="false: these items were scored by this version before")
     seconds: float
 

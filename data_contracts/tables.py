@@ -95,11 +95,13 @@ PREDICTIONS = pa.schema(
         pa.field("cluster_stability", pa.float32()),
         pa.field("anomaly_score", pa.float32(), nullable=False),
         pa.field("is_anomaly", pa.bool_(), nullable=False),
+        pa.field("ask", pa.int64()),
         pa.field("at", INSTANT, nullable=False),
     ]
 )
 """`rung` is the step of the fallback ladder that answered: champion, prior_and_support, nearest_centroid, abstain.
 `cluster` is -1 for an item in no group; `cluster_stability` is that of all groups of its run together.
+`ask` is 1 for the item whose label would help most, 2 for the next, and so on; null: not asked for.
 """
 
 PROMOTIONS = pa.schema(

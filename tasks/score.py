@@ -1,4 +1,4 @@
-"""Label, cluster and check every current item of a domain; the rows go to the table `predictions`.
+"""Label, cluster and check every current item of a domain, and say which to label next; see the table `predictions`.
 
 The answer comes from the first rung of a ladder that can give one: the domain's champion; the prior adapted to the
 labels there are now; nearest centroid; and if there are no labels either, nobody, and every item is abstained from.
@@ -7,7 +7,7 @@ labels there are now; nearest centroid; and if there are no labels either, nobod
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,6 +23,7 @@ from data_contracts.configs import AdaptConfig, ScoreConfig
 from data_contracts.errors import EpisodeTooSmall, ModelRefused, UnknownModel
 from data_contracts.reports import ScoreReport
 from data_contracts.tables import PREDICTIONS
+from models.asking import entropy, most_helpful
 from models.catalogue import build_learner
 from models.downstream import abstention_threshold, cluster, find_anomalies
 from models.features import DomainData
@@ -59,6 +60,8 @@ def score(domain: str, config: ScoreConfig) -> dict[str, Any]:
 def score_items(lake: Lake, domain: str, config: ScoreConfig) -> ScoreReport:
     """Score every current item of `domain`; items that this model has scored as they are now are not scored again.
 
+    A champion answers the same whatever the labels are; what it asks for depends on which items have one.
+
     Raises:
         UnknownDomain: the domain is not in the lake.
         EpisodeTooSmall: there are too few items to find groups or anomalies.
@@ -66,7 +69,7 @@ def score_items(lake: Lake, domain: str, config: ScoreConfig) -> ScoreReport:
     started = time.perf_counter()
     data = load_domain(lake, domain)
     rung = find_rung(data)
-    items = data.with_classes(()) if rung.name == registry.CHAMPION else data  # a champion does not look at labels
+    items = _without_label_names(data) if rung.name == registry.CHAMPION else data
     score_id = fingerprint([items], rung.name, rung.registered, rung.version, config.model_dump())[:32]
     rows = lake.read("predictions", where=f"domain = '{domain}' AND score_id = '{score_id}'")
     is_new = rows.num_rows == 0
@@ -74,6 +77,10 @@ def score_items(lake: Lake, domain: str, config: ScoreConfig) -> ScoreReport:
         rows = _predictions(data, rung, config, score_id)
         lake.append("predictions", rows, transaction=(f"score/{domain}/{score_id}", 1))
     return _report(rows, rung, is_new, time.perf_counter() - started)
+
+
+def _without_label_names(data: DomainData) -> DomainData:
+    return replace(data, classes=(), labels=data.labels.clamp(max=0))
 
 
 def find_rung(data: DomainData) -> Rung:
@@ -154,9 +161,32 @@ def _predictions(data: DomainData, rung: Rung, config: ScoreConfig, score_id: st
         "cluster_stability": [groups.stability] * len(data),
         "anomaly_score": scores.numpy(),
         "is_anomaly": alarms.numpy(),
+        "ask": _ask(data, embedding, probabilities, config),
         "at": [datetime.now(UTC)] * len(data),
     }
     return pa.table({name: pa.array(columns[name], PREDICTIONS.field(name).type) for name in PREDICTIONS.names})
+
+
+def _ask(
+    data: DomainData,
+    embedding: Float[Tensor, "item dim"],
+    probabilities: Float[Tensor, "item way"],
+    config: ScoreConfig,
+) -> list[int | None]:
+    """Return each item's rank among those whose labels would help most; None if it is not asked for."""
+    is_known, is_labelled = data.presence.any(1), data.labels >= 0
+    asked = most_helpful(
+        embedding,
+        entropy(probabilities),
+        is_open=is_known & ~is_labelled,
+        is_labelled=is_known & is_labelled,
+        count=config.ask,
+        seed=config.seed,
+    )
+    ranks: list[int | None] = [None] * len(data)
+    for rank, row in enumerate(asked.tolist(), start=1):
+        ranks[row] = rank
+    return ranks
 
 
 def _probabilities(data: DomainData, model: DomainModel | None) -> Float[Tensor, "item way"]:
@@ -204,9 +234,15 @@ def _report(rows: pa.Table, rung: Rung, is_new: bool, seconds: float) -> ScoreRe
         clusters=len({number for number in rows["cluster"].to_pylist() if number >= 0}),
         cluster_stability=rows["cluster_stability"][0].as_py(),
         labels={entry["values"]: entry["counts"] for entry in answered},
+        ask=_asked(rows),
         is_new=is_new,
         seconds=seconds,
     )
+
+
+def _asked(rows: pa.Table) -> tuple[str, ...]:
+    asked = rows.filter(pc.field("ask").is_valid()).sort_by("ask")
+    return tuple(asked["item_id"].to_pylist())
 
 
 def _count(flags: pa.ChunkedArray) -> int:

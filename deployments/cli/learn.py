@@ -118,11 +118,16 @@ def score(
         ClusterMethod, typer.Option(help="hdbscan finds the number itself and leaves some items out.")
     ] = "k_means",
     clusters: Annotated[int | None, typer.Option(min=2, help="Of k_means. Default: chosen from the data.")] = None,
+    ask: Annotated[int, typer.Option(min=0, help="How many items to ask labels for.")] = ScoreConfig().ask,
     seed: Seed = 0,
 ) -> Answer:
     """Label, cluster and check every item of a domain; the answers go to the table predictions.
 
+    It ends with the unlabelled items whose labels would help most, best first.
+
     Example: metafuse score noto-ru --target-accuracy 0.95
+
+    Example: metafuse score noto-ru --ask 20
     """
     from flows.score_domain import score_domain
 
@@ -131,7 +136,9 @@ def score(
         false_alarm_rate=false_alarm_rate,
         cluster_method=cluster_method,
         clusters=clusters,
+        ask=ask,
         seed=seed,
     )
     report = score_domain(domain=check_domain(domain), config=config)
-    return Answer(report, facts_table(report))
+    facts = {name: value for name, value in report.items() if name != "ask"}
+    return Answer(report, facts_table({**facts, "label these next": report["ask"]}))

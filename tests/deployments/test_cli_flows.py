@@ -94,7 +94,8 @@ def test_meta_train_adapt_and_score_answer_with_json(shared):
     assert sum(adapted["views"].values()) == pytest.approx(1, abs=1e-3)
     assert "tabular/weight" in adapted["columns"]
     assert shared.run("score", "toys", "--target-accuracy", "0.1", "--json").facts["abstained"] == 0
-    counted = shared.run("sql", "SELECT count(*) AS n FROM predictions WHERE domain = 'toys'", "--json").facts
+    assert "label these next" in shared.run("score", "toys", "--ask", "3").out
+    counted = shared.run("sql", "SELECT count(*) AS n FROM latest_predictions WHERE domain = 'toys'", "--json").facts
     assert counted["rows"] == [{"n": 72}]
 
 

@@ -3,7 +3,7 @@ import torch
 from models.catalogue import CATALOGUE
 from models.evaluation import REFERENCE, UNTRAINED, Answers, Comparison
 from models.leaderboard import family, leaderboard
-from tasks.leaderboards import adaptation_table, leaderboard_table, prior_table
+from tasks.leaderboards import adaptation_table, leaderboard_table, prior_table, scores_table
 
 SCORE = {"accuracy": 0.5, "ci95": 0.1, "nll": 1.0, "ece": 0.1}
 OUTCOME = {
@@ -110,3 +110,10 @@ def test_prior_is_shown_with_its_leaderboard():
     rows = rows_of(prior_table(report))
     assert ["champion before", "65.0"] in rows
     assert rows[-1][1] == "ridge"
+
+
+def test_scores_table_says_which_items_to_label_next():
+    counts = {"items": 9, "abstained": 2, "anomalies": 0, "clusters": 3, "cluster_stability": 0.5}
+    report = {"domain": "noto-ru", "rung": "champion", "labels": {"cat": 7}, "ask": ["a-1", "b-2"], **counts}
+    assert "Label these next: `a-1`, `b-2`" in scores_table(report)
+    assert "Label these next" not in scores_table({**report, "ask": []})

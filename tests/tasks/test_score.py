@@ -1,6 +1,8 @@
 import json
+import shutil
 
 import pytest
+from deltalake import write_deltalake
 from lake_of import TITLE, YEAR, add_items, add_labels, contract_of
 from learning_lake import add_domain
 
@@ -117,6 +119,49 @@ def test_item_without_any_view_is_abstained_from(adapted):
     assert report.items == 97
     assert (row["rung"], row["label"], row["is_abstained"]) == ("abstain", None, True)
     assert (row["cluster"], row["is_anomaly"]) == (-1, False)
+
+
+def test_items_without_a_label_are_asked_for_best_first(lake):
+    unlabelled = [f"class-{number:02d}-{item:02d}" for number in range(8) for item in range(2, 12)]
+    add_labels(lake, "two", dict.fromkeys(unlabelled, ""), day=3)
+    add_items(lake, contract_of("two", TITLE, YEAR), {"empty": {}}, day=5)
+    report = score_items(lake, "two", ScoreConfig(ask=4))
+    assert len(set(report.ask)) == 4
+    assert set(report.ask) <= set(unlabelled)
+    ranks = {row["ask"]: row["item_id"] for row in lake.read("predictions").to_pylist()}
+    assert [ranks[rank] for rank in (1, 2, 3, 4)] == list(report.ask)
+    assert len(ranks) == 5  # with None
+    assert score_items(lake, "two", ScoreConfig(ask=6)).ask[:4] == report.ask
+    assert score_items(lake, "two", ScoreConfig(ask=0)).ask == ()
+
+
+def test_champion_no_longer_asks_for_what_has_been_labelled(adapted):
+    add_labels(adapted, "two", dict.fromkeys(["class-00-00", "class-01-00", "class-02-00"], ""), day=3)
+    first = score_items(adapted, "two", ScoreConfig())
+    assert set(first.ask) == {"class-00-00", "class-01-00", "class-02-00"}
+    add_labels(adapted, "two", {first.ask[0]: "class-05"}, day=4)
+    second = score_items(adapted, "two", ScoreConfig())
+    assert (second.rung, second.is_new) == ("champion", True)
+    assert set(second.ask) == set(first.ask[1:])
+
+
+def test_without_any_label_typical_items_are_asked_for(lake):
+    add_labels(lake, "two", dict.fromkeys(load_domain(lake, "two").item_ids, ""), day=3)
+    report = score_items(lake, "two", ScoreConfig(ask=8))
+    assert len({item_id.rpartition("-")[0] for item_id in report.ask}) >= 6
+
+
+def test_table_of_predictions_from_before_anything_was_asked_goes_on(lake):
+    score_items(lake, "one", ScoreConfig())
+    older = lake.read("predictions").drop_columns(["ask"])
+    table = f"{lake.uri}/predictions"
+    shutil.rmtree(table)
+    write_deltalake(table, older, partition_by=["domain"])
+    assert lake.read("predictions").num_rows == 48
+    add_labels(lake, "two", {"class-00-00": ""}, day=3)
+    assert score_items(lake, "two", ScoreConfig()).ask == ("class-00-00",)
+    counted = lake.query("SELECT domain, count(ask) AS asked, count(*) AS items FROM predictions GROUP BY 1 ORDER BY 1")
+    assert [tuple(row.values()) for row in counted.to_pylist()] == [("one", 0, 48), ("two", 1, 96)]
 
 
 def test_unknown_domain_is_named(lake):
