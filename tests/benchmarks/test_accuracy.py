@@ -15,5 +15,5 @@ def test_learner_gains_over_tuned_regression_on_a_vendor_a_language_and_classes_
     rows = measure(emoji_lake, config)
     gain, half = averaged(rows, "metric", 1)
     assert gain - half > 0.02
-    gain, half = averaged(rows, "metric", 5)
-    assert gain + half > 0
+    gain, _ = averaged(rows, "metric", 5)
+    assert gain > 0
