@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from data_contracts.arrow_schema import items_schema, typed_schema
@@ -181,6 +181,7 @@ def test_date_pattern_matches_exactly_the_days_of_the_calendar(text):
 
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.from_regex(python_pattern(TYPE_PATTERNS["number"])), min_size=1, max_size=50))
+@example(["9" * 28 + "." + "9" * 40 + "E279"])
 def test_every_text_that_looks_like_a_number_is_a_finite_double(texts):
     batch = pa.table({"item_id": [str(row) for row in range(len(texts))], "x": texts})
     typed = type_rows(batch, contract_of(NUMBER))["x"].to_pylist()
