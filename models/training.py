@@ -135,7 +135,7 @@ def train(
     """
     run = _Run(learner, domains, config)
     if state is None:
-        run.validate()
+        run.start()
         yield run.progress(0, None)
     else:
         run.restore(state)
@@ -194,7 +194,11 @@ class _Run:
         self.best_accuracy: Float[Tensor, " episode"] | None = None
         self.best = self.fitted_with = self._snapshot()
         self.last_accuracy: float | None = None
-        self._statistics_of(0)
+
+    def start(self) -> None:
+        """Fit the first statistics and measure the untrained state."""
+        self._statistics_of(self._fold_at(0))
+        self.validate()
 
     def advance(self, step: int) -> float:
         """Take one step of the outer loop and return its loss."""
@@ -232,7 +236,7 @@ class _Run:
         accuracy = validation_accuracies(self.learner, self.validation_episodes)
         self.last_accuracy = accuracy.mean().item()
         if self.best_accuracy is None or self.last_accuracy > self.best_accuracy.mean().item():
-            self.best_accuracy, self.best = accuracy, self._snapshot()
+            self.best_accuracy = accuracy
         lost = estimate(self.best_accuracy - accuracy)
         if lost.mean <= lost.ci95:
             self.best = self._snapshot()
@@ -258,7 +262,6 @@ class _Run:
         self.step, self.best_accuracy = state["step"], state["best_accuracy"]
         self.best = state["best"]
         self._become(state["fitted_with"])
-        self.fold = -1
         self._statistics_of(self._fold_at(self.step))
         self._become(state["parameters"])
         self.optimiser.load_state_dict(deepcopy(state["optimiser"]))

@@ -47,9 +47,8 @@ class SetAttentionHead(nn.Module):
     ) -> Float[Tensor, "batch support way"]:
         """Return prototypes as weights on support items, given those of the class means."""
         sharpness = self.log_sharpness.clamp(max=4.0).exp()[:, None, None]
-        affinity = sharpness * (gram @ means).unsqueeze(1) + self.own_class[:, None, None] * grams.membership.unsqueeze(
-            1
-        )
+        is_own = self.own_class[:, None, None] * grams.membership.unsqueeze(1)
+        affinity = sharpness * (gram @ means).unsqueeze(1) + is_own
         affinity = LARGEST_AFFINITY * (affinity / LARGEST_AFFINITY).tanh()
         is_real = grams.is_real[:, None, :, None] > 0
         attention = affinity.masked_fill(~is_real, torch.finfo(affinity.dtype).min).softmax(2)
