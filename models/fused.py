@@ -127,8 +127,8 @@ class FusedLearner(nn.Module):
     def _labelled_items(self, domain: DomainData) -> tuple[Float[Tensor, "item common"], Int[Tensor, " item"]]:
         """Return items with a label; a view that none of them has takes no weight from the others."""
         rows = (domain.usable_labels >= 0).nonzero().flatten()
-        views = self.placed(domain, rows, torch.tensor(1.0))
-        each = torch.arange(len(rows)).unsqueeze(0)
+        views = self.placed(domain, rows, torch.tensor(1.0, device=rows.device))
+        each = torch.arange(len(rows), device=rows.device).unsqueeze(0)
         items = PlacedItems(tuple(views.values()), _encoders(domain.views), each, each[:, :0])
         weights = self.view_weights.prior(modality_numbers(domain.views)) * has_view(views).any(0)
         weights = weights / weights.sum().clamp(min=1e-6)
@@ -195,7 +195,7 @@ class FusedModel:
         """Return how far the heads of an ensemble disagree on each item, in nats; 0 where there is one head only."""
         head = self.learner.head
         if not isinstance(head, EnsembleHead):
-            return torch.zeros(len(data))
+            return torch.zeros(len(data), device=data.labels.device)
         with torch.no_grad():
             grams = self._grams(self._place(data))
             return head.uncertainty(grams, self.learner.view_weights(grams, modality_numbers(self.views)))[0]
@@ -261,24 +261,25 @@ class FusedModel:
                 data.features[view.name], self.tensors[f"mean/{view.name}"], data.presence[:, numbers[view.name]]
             )
             if view.name in numbers
-            else torch.zeros(len(data), view.dim)
+            else torch.zeros(len(data), view.dim, device=data.labels.device)
             for view in self.views
         }
         pool = {view.name: self.tensors[f"pool/{view.name}"].float() for view in self.views}
         position = {item_id: number for number, item_id in enumerate(self.pool_ids)}
-        own = torch.tensor([position.get(item_id, -1) for item_id in data.item_ids])
-        is_same = own[:, None] == torch.arange(len(self.pool_ids))
+        own = torch.tensor([position.get(item_id, -1) for item_id in data.item_ids], device=data.labels.device)
+        is_same = own[:, None] == torch.arange(len(self.pool_ids), device=own.device)
         weights = self.learner.view_weights.prior(modality_numbers(self.views))
         return self.learner.placement.place(self.views, rows, pool, is_same, weights, self.tensors["shot"])
 
     def _grams(self, queries: Mapping[str, Float[Tensor, "item _"]]) -> EpisodeGrams:
         support = self._support()
         n_support, n_query = len(self.tensors["labels"]), len(next(iter(queries.values())))
+        each = torch.arange(n_support + n_query, device=self.tensors["labels"].device).unsqueeze(0)
         items = PlacedItems(
             tuple(torch.cat([support[name], queries[name]]) for name in support),
             _encoders(self.views),
-            torch.arange(n_support).unsqueeze(0),
-            torch.arange(n_support, n_support + n_query).unsqueeze(0),
+            each[:, :n_support],
+            each[:, n_support:],
         )
         return EpisodeGrams(
             support=torch.stack([support[name] @ support[name].T for name in support]).unsqueeze(0),
@@ -297,7 +298,7 @@ def _encoders(views: tuple[ViewSpec, ...]) -> tuple[str | None, ...]:
 def fit_model(learner: FusedLearner, domain: DomainData, support: Int[Tensor, " support"]) -> FusedModel:
     """Place the support and keep what is needed to place further items the same way."""
     labels = domain.labels[support]
-    shot = torch.tensor(len(support) / len(domain.classes))
+    shot = torch.tensor(len(support) / len(domain.classes), device=labels.device)
     pool = pool_rows(domain)
     placed = learner.placed(domain, support, shot)
     tensors = {

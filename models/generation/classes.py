@@ -34,7 +34,7 @@ def mean_of_known(
 
 def rivals(is_known: Bool[Tensor, "batch way"]) -> Bool[Tensor, "batch way way"]:
     """Say for each class which others are known."""
-    return is_known.unsqueeze(1) & ~torch.eye(is_known.shape[1], dtype=torch.bool)
+    return is_known.unsqueeze(1) & ~torch.eye(is_known.shape[1], dtype=torch.bool, device=is_known.device)
 
 
 def log_shots(counts: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

@@ -157,7 +157,7 @@ class BaseClasses(nn.Module):
         """Replace the statistics by those of the given items."""
         counts = torch.bincount(labels).to(items)
         divisor = counts.clamp(min=1).unsqueeze(-1)
-        nothing = torch.zeros(len(counts), COMMON_DIM)
+        nothing = items.new_zeros(len(counts), COMMON_DIM)
         means = nothing.index_add(0, labels, items) / divisor
         spreads = (nothing.index_add(0, labels, (items - means[labels]).square()) / divisor).sqrt()
         largest = counts.argsort(descending=True, stable=True)[:BASE_CLASSES]

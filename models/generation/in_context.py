@@ -69,7 +69,7 @@ class InContextHead(nn.Module):
 
     def contexts(self, gram: Float[Tensor, "batch support support"], grams: EpisodeGrams) -> Iterator["Context"]:
         """Return what the support offers to each layer."""
-        shares, labels = torch.eye(gram.shape[-1]).expand_as(gram), label_vectors(grams)
+        shares, labels = torch.eye(gram.shape[-1], device=gram.device).expand_as(gram), label_vectors(grams)
         for layer in self.layers:
             context = Context(shares, shares @ gram, labels, present_members(grams).any(-1), grams.shots)
             yield context

@@ -173,7 +173,7 @@ def ridge_heads(
     count = is_real.sum(1, keepdim=True).clamp(min=1)
     items = is_real * (items - (is_real * items).sum(1, keepdim=True) / count)
     targets = is_real * (members - members.sum(1, keepdim=True) / count)
-    penalised = items @ items.mT + RIDGE * torch.eye(items.shape[1])
+    penalised = items @ items.mT + RIDGE * torch.eye(items.shape[1], device=items.device)
     heads: Tensor = torch.linalg.solve(penalised, targets).mT @ items
     return heads
 

@@ -87,7 +87,7 @@ def fit_episodes(
 def _labelled(labels: Int[Tensor, " item"]) -> DomainData:
     """Return what a sampler needs to know of items: their labels."""
     classes, numbers = torch.unique(labels, return_inverse=True)
-    names, is_there = tuple(map(str, classes.tolist())), torch.ones(len(labels), 1, dtype=torch.bool)
+    names, is_there = tuple(map(str, classes.tolist())), torch.ones_like(labels, dtype=torch.bool).unsqueeze(1)
     return DomainData("items", (), {}, is_there, numbers, names, ("",) * len(labels))
 
 

@@ -103,7 +103,8 @@ def balance(
     """Scale rows and columns in turn until every class has the same share of the queries; tasks that have it rest."""
     share = is_seen.sum(1) / is_class.sum((1, 2)).clamp(min=1)
     balanced = torch.empty_like(plan)
-    active, current = torch.arange(len(plan)), plan.movedim(2, 0).contiguous()  # [way, batch, query]: sums are cheap
+    active = torch.arange(len(plan), device=plan.device)
+    current = plan.movedim(2, 0).contiguous()  # [way, batch, query]: sums are cheap
     rows = current.sum(0)
     for _ in range(MOST_ITERATIONS):
         before = rows
