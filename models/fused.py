@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from models.episodes import EpisodeBatch, one_hot
 from models.features import DomainData, ViewSpec
 from models.fusion import ViewWeights, modality_numbers
-from models.geometry import centre, centred_views
+from models.geometry import centre, centred_views, has_view
 from models.grams import EpisodeGrams, PlacedItems, distinct_rows, gather_grams
-from models.placement import Placement, has_view, pool_rows
+from models.placement import Placement, pool_rows
 from models.strength import ByShot
 from models.temperature import Temperature, decision_loss
 

@@ -26,8 +26,9 @@ def centre(
 ) -> Float[Tensor, "item dim"]:
     """Return unit-norm items about their domain's mean; zero where the view is absent or no different from the mean."""
     offset = normalize(features, dim=-1) - mean
-    is_apart = offset.square().sum(-1) > ROUNDING**2
-    return normalize(offset, dim=-1) * (is_present & is_apart).unsqueeze(-1)
+    length = torch.linalg.vector_norm(offset, dim=-1, keepdim=True)
+    is_apart = is_present.unsqueeze(-1) & (length > ROUNDING)
+    return offset * torch.where(is_apart, 1 / length, 0.0)
 
 
 def centred_views(domain: DomainData, rows: Int[Tensor, " row"]) -> dict[str, Float[Tensor, "row _"]]:
@@ -36,6 +37,11 @@ def centred_views(domain: DomainData, rows: Int[Tensor, " row"]) -> dict[str, Fl
         view.name: centre(domain.features[view.name][rows], domain.means[view.name], domain.presence[rows, number])
         for number, view in enumerate(domain.views)
     }
+
+
+def has_view(views: Mapping[str, Float[Tensor, "row _"]]) -> Bool[Tensor, "row view"]:
+    """Say which views items have: a row is of length 1, or zero where the view is absent."""
+    return torch.stack([torch.linalg.vector_norm(items.detach(), dim=-1) > 0.5 for items in views.values()], dim=-1)
 
 
 @dataclass(frozen=True)
@@ -51,8 +57,15 @@ class WithinClassBasis:
 
     def whiten(self, items: Float[Tensor, "item dim"], power: Float[Tensor, ""]) -> Float[Tensor, "item dim"]:
         """Shrink the leading directions by `ratios ** (-power / 2)`: 0 changes nothing, 1 whitens fully."""
-        gain = self.ratios ** (-power / 2) - 1
-        return normalize(items + ((items @ self.directions) * gain) @ self.directions.T, dim=-1)
+        return normalize(items + ((items @ self.directions) * self._gain(power)) @ self.directions.T, dim=-1)
+
+    def lengths(self, items: Float[Tensor, "item dim"], power: Float[Tensor, ""]) -> Float[Tensor, "item 1"]:
+        """Return how long items of length 1 would be once whitened, were they not normalised; 1 for absent ones."""
+        gain = self._gain(power)
+        return (1 + (items @ self.directions).square() @ (gain * (2 + gain))).sqrt().unsqueeze(-1)
+
+    def _gain(self, power: Float[Tensor, ""]) -> Float[Tensor, " rank"]:
+        return self.ratios ** (-power / 2) - 1
 
 
 def fit_bases(
@@ -97,9 +110,12 @@ class Neighbours:
     pool_rows: Int[Tensor, "row neighbour"]
     attention: Float[Tensor, "row neighbour"]
 
-    def average(self, pool: Float[Tensor, "pool dim"]) -> Float[Tensor, "row dim"]:
-        """Return the attention-weighted mean of each row's neighbours."""
-        return torch.einsum("rn,rnd->rd", self.attention, pool[self.pool_rows])
+    def average(
+        self, pool: Float[Tensor, "pool dim"], lengths: Float[Tensor, "pool 1"] | None = None
+    ) -> Float[Tensor, "row dim"]:
+        """Return the attention-weighted mean of each row's neighbours, each divided by its length if given."""
+        shares = self.attention if lengths is None else self.attention / lengths[self.pool_rows].squeeze(-1)
+        return torch.einsum("rn,rnd->rd", shares, pool[self.pool_rows])
 
 
 def find_neighbours(
@@ -116,9 +132,15 @@ def find_neighbours(
     Nearness is the weighted cosine over all views, so that a view an item lacks can be filled from items that are near
     in the views it has.
     """
-    own, others = _weighted(rows, weights), _weighted(pool, weights)
-    similarity = (normalize(own, dim=-1) @ normalize(others, dim=-1).T).masked_fill(is_same, -torch.inf)
-    return {name: _nearest(similarity, items.any(1), count, temperature) for name, items in pool.items()}
+    of_rows, of_pool = has_view(rows), has_view(pool)
+    shares = next(iter(rows.values())).new_tensor([weights[name] for name in rows])
+    lengths = ((of_rows * shares).sum(1, keepdim=True) * (of_pool * shares).sum(1)).sqrt()
+    products = torch.stack([weights[name] * (items @ pool[name].T) for name, items in rows.items()]).sum(0)
+    similarity = (products / lengths.clamp(min=ROUNDING)).masked_fill(is_same, -torch.inf)
+    return {
+        name: _nearest(similarity, is_there, count, temperature)
+        for name, is_there in zip(pool, of_pool.T, strict=True)
+    }
 
 
 def _nearest(
@@ -128,7 +150,3 @@ def _nearest(
     best = candidates.topk(min(count, candidates.shape[1]), dim=1)
     attention = torch.where(best.values > 0, best.values / temperature, -torch.inf).softmax(-1)
     return Neighbours(best.indices, attention.nan_to_num(0.0))
-
-
-def _weighted(views: Mapping[str, Float[Tensor, "row _"]], weights: Mapping[str, float]) -> Float[Tensor, "row dim"]:
-    return torch.cat([weights[name] ** 0.5 * items for name, items in views.items()], dim=-1)

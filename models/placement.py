@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 from data_contracts.names import MODALITIES
 from models.features import DomainData, ViewSpec
 from models.fusion import modality_numbers
-from models.geometry import WithinClassBasis, centred_views, find_neighbours, fit_bases
+from models.geometry import WithinClassBasis, centred_views, find_neighbours, fit_bases, has_view
 from models.strength import ByShot
 
 POOL_SIZE = 2048
@@ -53,15 +53,15 @@ class Placement(nn.Module):
             neighbours = find_neighbours(rows, pool, shares, is_same)
         strength = self.smoothing(shot).squeeze(-1)
         powers = self.whitening(shot)[modality_numbers(specs)]
+        towards = torch.where(has_view(rows), strength, strength.abs())  # absent: filled, even if views move away
         placed = {}
-        for spec, power in zip(specs, powers, strict=True):
-            own, others = rows[spec.name], pool[spec.name]
-            if spec.encoder_id in self.bases:
-                basis = self.bases[spec.encoder_id]
-                own, others = basis.whiten(own, power), basis.whiten(others, power)
-            is_absent = ~own.any(1, keepdim=True)  # filled towards its neighbours, even if views move away
-            average = neighbours[spec.name].average(others)
-            placed[spec.name] = normalize(own + torch.where(is_absent, strength.abs(), strength) * average, dim=-1)
+        for spec, power, pull in zip(specs, powers, towards.unsqueeze(-1).unbind(1), strict=True):
+            own, others, near = rows[spec.name], pool[spec.name], neighbours[spec.name]
+            if (basis := self.bases.get(spec.encoder_id)) is None:
+                placed[spec.name] = normalize(own + pull * near.average(others), dim=-1)
+            else:  # the mean of whitened items is the whitened mean, so few items are whitened: no neighbours
+                mixed = own / basis.lengths(own, power) + pull * near.average(others, basis.lengths(others, power))
+                placed[spec.name] = basis.whiten(mixed, power)
         return placed
 
     def place_domain(
@@ -96,11 +96,6 @@ class Placement(nn.Module):
 
 def pool_rows(domain: DomainData) -> Int[Tensor, " pool"]:
     """Return the rows that serve as unlabelled neighbours: all, or an evenly spaced `POOL_SIZE` of them."""
-    if len(domain) <= POOL_SIZE:
-        return torch.arange(len(domain))
-    return torch.linspace(0, len(domain) - 1, POOL_SIZE).long()
-
-
-def has_view(views: Views) -> Bool[Tensor, "row view"]:
-    """Say which views items have once placed: their own, or filled from neighbours."""
-    return torch.stack([items.square().sum(-1) > 0.5 for items in views.values()], dim=-1)
+    every = torch.arange(len(domain))
+    rows = every if len(domain) <= POOL_SIZE else torch.linspace(0, len(domain) - 1, POOL_SIZE).long()
+    return rows.to(domain.labels.device)

@@ -4,8 +4,8 @@ import torch
 from synthetic import PICTURE, TITLE, make_domain
 from torch.nn.functional import normalize
 
-from models.geometry import centred_views, find_neighbours
-from models.placement import POOL_SIZE, Placement, has_view, pool_rows
+from models.geometry import centred_views, find_neighbours, has_view
+from models.placement import POOL_SIZE, Placement, pool_rows
 
 EQUAL = torch.full((3,), 1 / 3)
 ONE_SHOT = torch.tensor(1.0)
