@@ -1,7 +1,8 @@
 """Episodes: few-label problems drawn from a labelled domain (Vinyals et al., 2016, https://arxiv.org/abs/1606.04080).
 
 An episode is row numbers into its domain, never copies of features. Drawing is vectorised over episodes and costs in
-proportion to the items drawn, whatever the size of the classes.
+proportion to the items drawn, whatever the size of the classes. It is done on the CPU, so that a seed gives the same
+episodes on every device; row numbers then go where the domain is.
 """
 
 from dataclasses import dataclass
@@ -82,7 +83,7 @@ class EpisodeSampler:
         wanted = domain.classes if classes is None else classes
         index = {name: number for number, name in enumerate(domain.classes)}
         known = [index[name] for name in wanted if name in index]
-        labels = domain.usable_labels
+        labels = domain.usable_labels.cpu()
         order = torch.argsort(labels, stable=True)
         sizes = torch.bincount(labels + 1, minlength=len(domain.classes) + 1)
         starts = sizes.cumsum(0) - sizes
@@ -108,6 +109,7 @@ class EpisodeSampler:
         rows = self.rows[starts[:, None] + drawn.clamp(min=0)].view(batch, n_way, -1)
         labels = torch.arange(n_way)[None, :, None].expand_as(rows)
         labels = labels.where(is_real.view_as(rows), torch.tensor(-1))
+        rows, labels = rows.to(self.domain.labels.device), labels.to(self.domain.labels.device)
         return EpisodeBatch(
             self.domain,
             rows[..., :n_shot].reshape(batch, -1),

@@ -58,6 +58,17 @@ class DomainData:
         """Labels of the items that have any view; -1 for the rest, which can neither teach nor be judged."""
         return self.labels.where(self.presence.any(1), torch.tensor(-1))
 
+    def to(self, device: torch.device | str) -> "DomainData":
+        """Return the same items on another device; the means stay what they are."""
+        moved = replace(
+            self,
+            features={name: matrix.to(device) for name, matrix in self.features.items()},
+            presence=self.presence.to(device),
+            labels=self.labels.to(device),
+        )
+        moved.__dict__["means"] = {name: mean.to(device) for name, mean in self.means.items()}
+        return moved
+
     def take(self, rows: Int[Tensor, " row"]) -> "DomainData":
         """Return the given items only, in the given order; classes stay as they are."""
         return replace(
@@ -85,7 +96,7 @@ class DomainData:
         """Return the same items with that share of their views hidden at random; who would lose all keeps one."""
         if not share or len(self.views) < 2:
             return self
-        chance = torch.rand(self.presence.shape, generator=generator)
+        chance = torch.rand(self.presence.shape, generator=generator).to(self.presence.device)
         kept = self.presence & (chance >= share)
         luckiest = one_hot((chance * self.presence).argmax(1), len(self.views)).bool() & self.presence
         return self.with_presence(torch.where(kept.any(1, keepdim=True), kept, luckiest))
@@ -93,5 +104,5 @@ class DomainData:
     def with_classes(self, classes: tuple[str, ...]) -> "DomainData":
         """Return the same items with only `classes` labelled; every other label becomes -1."""
         lookup = {name: index for index, name in enumerate(classes)}
-        mapping = torch.tensor([lookup.get(name, -1) for name in self.classes] + [-1])
+        mapping = torch.tensor([lookup.get(name, -1) for name in self.classes] + [-1], device=self.labels.device)
         return replace(self, classes=classes, labels=mapping[self.labels])

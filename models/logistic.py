@@ -40,7 +40,7 @@ def fit_logistic(
     has two). A hundred steps bring probabilities within 5e-3 of the optimum for unit-norm features and C up to 10.
     """
     weight = targets.sum(-1, keepdim=True)  # 0 for padding
-    inverse_penalty = torch.as_tensor(inverse_penalty, dtype=gram.dtype).expand(len(gram))[:, None, None]
+    inverse_penalty = torch.as_tensor(inverse_penalty, dtype=gram.dtype, device=gram.device).expand(len(gram))[:, None, None]
     smoothness = 0.5 * inverse_penalty * (weight * (gram.abs() @ weight)).amax(1, keepdim=True)
     rate = 1 / (1 + smoothness)
     momentum = (1 + smoothness).sqrt()
@@ -77,7 +77,7 @@ def held_out_logits(
     curvature = (probabilities * (1 - probabilities)).sum((1, 2), keepdim=True) / is_real.sum(1, keepdim=True)
     curvature = penalty * curvature / targets.shape[-1]
     gram = is_real * gram * is_real.mT
-    hat = torch.linalg.solve(torch.eye(gram.shape[1]) + curvature * gram, gram)
+    hat = torch.linalg.solve(torch.eye(gram.shape[1], device=gram.device) + curvature * gram, gram)
     leverage = hat.diagonal(dim1=1, dim2=2).unsqueeze(-1)
     step = penalty * leverage / (1 - curvature * leverage).clamp(min=LEAST_LEFT)
     corrected: Tensor = logits + step * (probabilities - targets)

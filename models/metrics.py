@@ -53,7 +53,7 @@ def reliability(
     confidence, predicted = probabilities.max(-1)
     columns = torch.stack([torch.ones_like(confidence), confidence, (predicted == labels).float()], dim=1)
     bin_number = (confidence * bins).long().clamp(max=bins - 1)
-    return torch.zeros(bins, 3, dtype=torch.double).index_add(0, bin_number, columns.double())
+    return columns.new_zeros(bins, 3, dtype=torch.double).index_add(0, bin_number, columns.double())
 
 
 def wilson_interval(right: int, total: int) -> Estimate:

@@ -42,7 +42,7 @@ class Temperature(nn.Module):
         shots: Sequence[Float[Tensor, " _"]],
     ) -> None:
         """Minimise the cross-entropy of batches of episodes; a label of -1 is padding."""
-        line = torch.zeros(2, requires_grad=True)
+        line = torch.zeros_like(self.line, requires_grad=True)
         optimiser = torch.optim.LBFGS([line], max_iter=FITTING_STEPS, line_search_fn="strong_wolfe")
 
         def loss() -> Tensor:

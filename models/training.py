@@ -179,7 +179,7 @@ def validation_accuracies(prior: Prior, batches: Sequence[EpisodeBatch]) -> Floa
     """Return the accuracy of every episode."""
     with torch.no_grad():
         right = [accuracy_per_episode(prior.log_probabilities(episodes), episodes.query_labels) for episodes in batches]
-    return torch.cat(right)
+    return torch.cat(right).cpu()
 
 
 class _Run:

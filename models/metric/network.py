@@ -115,7 +115,7 @@ def fit_distances(
 
     def of_drawn(draw: torch.Generator) -> Float[Tensor, ""]:
         domain = int(torch.randint(len(items), (), generator=draw))
-        rows = torch.randperm(len(items[domain]), generator=draw)[:BATCH]
+        rows = torch.randperm(len(items[domain]), generator=draw)[:BATCH].to(labels[domain])
         projected = network(items[domain][rows])
         return loss(euclidean(pairwise_squared(projected, projected)), labels[domain][rows])
 
