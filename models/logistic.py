@@ -40,7 +40,7 @@ def fit_logistic(
     has two). A hundred steps bring probabilities within 5e-3 of the optimum for unit-norm features and C up to 10.
     """
     weight = targets.sum(-1, keepdim=True)  # 0 for padding
-    inverse_penalty = torch.as_tensor(inverse_penalty, dtype=gram.dtype, device=gram.device).expand(len(gram))[:, None, None]
+    inverse_penalty = torch.as_tensor(inverse_penalty, dtype=gram.dtype, device=gram.device).view(-1, 1, 1)
     smoothness = 0.5 * inverse_penalty * (weight * (gram.abs() @ weight)).amax(1, keepdim=True)
     rate = 1 / (1 + smoothness)
     momentum = (1 + smoothness).sqrt()
