@@ -73,6 +73,17 @@ class ScoreConfig(Config):
     seed: int = Field(default=0, ge=0)
 
 
+class DriftConfig(Config):
+    """When the recent items of a domain count as different from those its model was adapted among."""
+
+    false_alarm_rate: float = Field(
+        default=0.01, ge=0.001, lt=0.5, description="chance of an alarm at one look if nothing has changed"
+    )
+    at_least: int = Field(default=30, ge=2, description="recent items, and items of the reference, that a test needs")
+    window: int = Field(default=500, ge=2, description="newest items that are looked at; of the reference, as many")
+    seed: int = Field(default=0, ge=0, description="of permutations and draws")
+
+
 class EpisodesConfig(Config):
     """Which episodes learners are tested on, and how they are trained for that."""
 

@@ -187,6 +187,41 @@ class ScoreReport(Report):
     seconds: float
 
 
+class ViewDrift(Report):
+    """How recent items differ from the reference in one view; p-values are corrected for all tests of the domain."""
+
+    statistic: float | None = Field(
+        description="squared maximum mean discrepancy, unbiased; None: too few items have the view"
+    )
+    p_value: float | None = Field(description="chance of such a statistic if nothing has changed")
+    share_before: float = Field(description="of the reference's items, those that have the view")
+    share_after: float = Field(description="of the recent items")
+    share_p_value: float = Field(description="chance of shares that differ as much if nothing has changed")
+
+
+class DomainDrift(Report):
+    """Whether a domain's recent items differ from those its champion was adapted among."""
+
+    domain: DomainName
+    drift_id: str = Field(description="digest of what was compared")
+    model: str
+    version: str
+    reference_items: int = Field(description="items there were when the model was adapted")
+    recent_items: int = Field(description="the newest of the items that are new or changed since")
+    is_drifted: bool
+    why: str
+    views: dict[str, ViewDrift] = Field(description="empty: not enough items for a test")
+    is_new: bool = Field(description="false: the same was compared before")
+
+
+class DriftReport(Report):
+    """Which domains have drifted away from their models; the rows are in the table `drift`."""
+
+    rows: tuple[DomainDrift, ...]
+    skipped: dict[str, str] = Field(description="domain to why it could not be looked at")
+    seconds: float
+
+
 class BenchmarkRow(Report):
     """One learner at one shot on one class split, over all test domains and episodes."""
 
