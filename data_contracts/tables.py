@@ -104,6 +104,22 @@ PREDICTIONS = pa.schema(
 `ask` is 1 for the item whose label would help most, 2 for the next, and so on; null: not asked for.
 """
 
+DRIFT = pa.schema(
+    [
+        pa.field("domain", pa.string(), nullable=False),
+        pa.field("drift_id", pa.string(), nullable=False),
+        pa.field("model", pa.string(), nullable=False),
+        pa.field("model_version", pa.string(), nullable=False),
+        pa.field("reference_items", pa.int64(), nullable=False),
+        pa.field("recent_items", pa.int64(), nullable=False),
+        pa.field("is_drifted", pa.bool_(), nullable=False),
+        pa.field("why", pa.string(), nullable=False),
+        pa.field("views_json", pa.string(), nullable=False),
+        pa.field("at", INSTANT, nullable=False),
+    ]
+)
+"""One comparison of a domain's recent items with those its champion was adapted among; `drift_id` digests both."""
+
 PROMOTIONS = pa.schema(
     [
         pa.field("model", pa.string(), nullable=False),
@@ -156,6 +172,7 @@ PLATFORM_TABLES: dict[str, tuple[pa.Schema, tuple[str, ...]]] = {
     "quarantine": (QUARANTINE, ("domain",)),
     "batches": (BATCHES, ("domain",)),
     "predictions": (PREDICTIONS, ("domain",)),
+    "drift": (DRIFT, ("domain",)),
     "promotions": (PROMOTIONS, ()),
     "outbox": (OUTBOX, ()),
     "claims": (CLAIMS, ()),

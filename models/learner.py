@@ -40,6 +40,13 @@ class DomainModel(Protocol):
         ...
 
 
+def can_read(model: DomainModel, views: Sequence[ViewSpec]) -> bool:
+    """Say whether a model can answer for items with these views: it knows one of them, and none by another encoder."""
+    encoders = {view.name: view.encoder_id for view in views}
+    known = [view for view in model.views if view.name in encoders]
+    return bool(known) and all(encoders[view.name] == view.encoder_id for view in known)
+
+
 @runtime_checkable
 class Prior(Protocol):
     """What was learned from many domains and adapts to one from a few labels."""

@@ -27,7 +27,7 @@ from models.evaluation import compare
 from models.features import DomainData
 from models.gate import Verdict, judge, promote_unopposed
 from models.label_split import LabelSplit, split_labels
-from models.learner import DomainModel, Prior
+from models.learner import DomainModel, Prior, can_read
 from models.metrics import expected_calibration_error, wilson_interval
 from models.selection import AutoLearner
 from tasks import registry
@@ -218,7 +218,7 @@ def _judge(ref: ModelRef, question: Question) -> ModelRef:
 
 
 def _verdict(ref: ModelRef, question: Question) -> Verdict:
-    """Compare on the labelled items that neither model was adapted from; a champion that is damaged beats nobody."""
+    """Compare on the labelled items that neither model was adapted from; a champion that cannot answer beats nobody."""
     champion_ref = registry.resolve_or_none(ref.name)
     data = question.split.data
     if champion_ref is None or champion_ref.version == ref.version:
@@ -228,6 +228,9 @@ def _verdict(ref: ModelRef, question: Question) -> Verdict:
         champion = registry.build_domain_model(package, champion_ref)
     except (ModelRefused, UnknownModel):
         return promote_unopposed(len(question.split.test), f"champion version {champion_ref.version} is damaged")
+    if not can_read(champion, data.views):
+        why = f"champion version {champion_ref.version} cannot read the items there are now"
+        return promote_unopposed(len(question.split.test), why)
     seen = set(package.context["support_ids"])
     rows = [row for row in question.split.test.tolist() if data.item_ids[row] not in seen]
     shared = data.take(torch.tensor(rows, dtype=torch.long))

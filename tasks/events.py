@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
 LABELS_ARRIVED = "metafuse.labels.arrived"
+DRIFT_FOUND = "metafuse.drift.found"
 PENDING, DELIVERED = "pending", "delivered"
 
 _IDS = uuid.UUID("6d657461-6675-7365-0000-6f7574626f78")
@@ -61,6 +62,12 @@ def labels_arrived(domain: str, labels_version: int) -> OutboxEvent:
     """Say that the labels of `domain` changed with version `labels_version` of the table `labels`."""
     payload = json.dumps({"labels_version": labels_version})
     return OutboxEvent(f"{LABELS_ARRIVED}/{domain}/{labels_version}", LABELS_ARRIVED, domain, payload)
+
+
+def drift_found(domain: str, model_version: str, drift_id: str) -> OutboxEvent:
+    """Say that the items of `domain` are no longer like those its model was adapted among; see the table `drift`."""
+    payload = json.dumps({"model_version": model_version, "drift_id": drift_id})
+    return OutboxEvent(f"{DRIFT_FOUND}/{domain}/{model_version}/{drift_id}", DRIFT_FOUND, domain, payload)
 
 
 def enqueue(lake: Lake, event: OutboxEvent) -> None:

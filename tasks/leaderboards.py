@@ -55,6 +55,13 @@ def publish_transfer(report: Mapping[str, Any]) -> None:
     create_markdown_artifact(key="transfer", markdown=transfer_table(report), description=_alarm(report))
 
 
+@task(name="publish-drift", cache_policy=NO_CACHE)
+def publish_drift(report: Mapping[str, Any]) -> None:
+    """Show for each domain that was looked at how its recent items compare."""
+    for row in report["rows"]:
+        create_markdown_artifact(key=f"drift-{row['domain']}", markdown=drift_table(row), description=row["why"])
+
+
 def adaptation_table(outcome: Mapping[str, Any]) -> str:
     """Return a leaderboard in Markdown: the model and its baselines, best first, then what carries its decisions."""
     models = {f"**{outcome['model']}** v{outcome['version']}": outcome, **outcome["baselines"]}
@@ -121,6 +128,31 @@ def scores_table(report: Mapping[str, Any]) -> str:
     asked = ", ".join(f"`{item_id}`" for item_id in report["ask"])
     ask = [f"Label these next: {asked}"] if asked else []
     return "\n\n".join([f"# {report['domain']}", head, *ask, _table(("label", "items"), rows)])
+
+
+def drift_table(row: Mapping[str, Any]) -> str:
+    """Return in Markdown how recent items of a domain compare, view by view, with those its model was adapted among."""
+    alarm = "**Drift**: " if row["is_drifted"] else ""
+    head = ("view", "has it before, %", "now, %", "p", "discrepancy", "p")
+    views = [
+        (
+            name,
+            _pct(view["share_before"]),
+            _pct(view["share_after"]),
+            f"{view['share_p_value']:.2g}",
+            *("-" if view[test] is None else f"{view[test]:.2g}" for test in ("statistic", "p_value")),
+        )
+        for name, view in row["views"].items()
+    ]
+    return "\n\n".join(
+        [
+            f"# {row['domain']}",
+            f"{alarm}{row['why']}.",
+            f"{row['recent_items']} recent items beside the {row['reference_items']} that {row['model']} version "
+            f"{row['version']} was adapted among.",
+            *([_table(head, views), "p-values are corrected for all tests of the domain."] if views else []),
+        ]
+    )
 
 
 def transfer_table(report: Mapping[str, Any]) -> str:

@@ -7,6 +7,9 @@ from typing import Any
 
 from models.features import DomainData
 
+LAKE = "lake."
+"""Start of a tag that names a lake table."""
+
 
 def fingerprint(domains: Iterable[DomainData], *parts: Any) -> str:
     """Return a digest of everything a learner sees of the domains, and of JSON-friendly parts.
@@ -25,8 +28,13 @@ def fingerprint(domains: Iterable[DomainData], *parts: Any) -> str:
 def lineage_tags(domains: Iterable[DomainData]) -> dict[str, str]:
     """Return the tags that say which lake versions were read and which run did it."""
     versions: Mapping[str, int] = {table: number for data in domains for table, number in data.provenance.items()}
-    tables = {f"lake.{table}": str(version) for table, version in sorted(versions.items())}
+    tables = {f"{LAKE}{table}": str(version) for table, version in sorted(versions.items())}
     return {**tables, "prefect.flow_run_id": flow_run_id()}
+
+
+def versions_read(tags: Mapping[str, str]) -> dict[str, int]:
+    """Return the lake versions that `lineage_tags` wrote down, as `load_domain` takes them."""
+    return {name.removeprefix(LAKE): int(version) for name, version in tags.items() if name.startswith(LAKE)}
 
 
 def flow_run_id() -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from torch import Tensor
@@ -29,7 +29,7 @@ from models.downstream import abstention_threshold, cluster, find_anomalies
 from models.features import DomainData
 from models.geometry import centred_views
 from models.label_split import split_labels
-from models.learner import DomainModel, Prior
+from models.learner import DomainModel, Prior, can_read
 from tasks import progress, registry
 from tasks.features import load_domain
 from tasks.lake import Lake, open_lake
@@ -98,10 +98,7 @@ def _champion(data: DomainData) -> Rung | None:
         model, ref = registry.load_domain_model(data.domain)
     except (UnknownModel, ModelRefused):
         return None
-    in_force = {view.name: view.encoder_id for view in data.views}
-    is_readable = all(in_force.get(view.name, view.encoder_id) == view.encoder_id for view in model.views)
-    is_readable &= any(view.name in in_force for view in model.views)
-    return Rung(registry.CHAMPION, model, ref.name, ref.version) if is_readable else None
+    return Rung(registry.CHAMPION, model, ref.name, ref.version) if can_read(model, data.views) else None
 
 
 def _prior_and_support(data: DomainData) -> Rung | None:
@@ -128,7 +125,7 @@ def _adapted(data: DomainData, name: str, learner: Prior, registered: str, versi
 
 def _predictions(data: DomainData, rung: Rung, config: ScoreConfig, score_id: str) -> pa.Table:
     """Return one row per item."""
-    is_known = data.presence.any(1)
+    is_known = _has_content(data, rung.model)
     probabilities = _probabilities(data, rung.model)
     threshold = (
         abstention_threshold(probabilities[is_known], config.target_accuracy) if probabilities.shape[1] else torch.inf
@@ -161,20 +158,28 @@ def _predictions(data: DomainData, rung: Rung, config: ScoreConfig, score_id: st
         "cluster_stability": [groups.stability] * len(data),
         "anomaly_score": scores.numpy(),
         "is_anomaly": alarms.numpy(),
-        "ask": _ask(data, embedding, probabilities, config),
+        "ask": _ask(data, is_known, embedding, probabilities, config),
         "at": [datetime.now(UTC)] * len(data),
     }
     return pa.table({name: pa.array(columns[name], PREDICTIONS.field(name).type) for name in PREDICTIONS.names})
 
 
+def _has_content(data: DomainData, model: DomainModel | None) -> Bool[Tensor, " item"]:
+    """Say which items have a view that the model reads, or, without one, any."""
+    read = data.views if model is None else model.views
+    names = {view.name for view in read}
+    return data.presence[:, [view.name in names for view in data.views]].any(1)
+
+
 def _ask(
     data: DomainData,
+    is_known: Bool[Tensor, " item"],
     embedding: Float[Tensor, "item dim"],
     probabilities: Float[Tensor, "item way"],
     config: ScoreConfig,
 ) -> list[int | None]:
     """Return each item's rank among those whose labels would help most; None if it is not asked for."""
-    is_known, is_labelled = data.presence.any(1), data.labels >= 0
+    is_labelled = data.labels >= 0
     asked = most_helpful(
         embedding,
         entropy(probabilities),
