@@ -1,6 +1,6 @@
 """Where a prior puts items before it looks at labels: centred, whitened and averaged with their neighbours."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -30,6 +30,15 @@ class Placement(nn.Module):
         self.whitening = ByShot(len(MODALITIES))
         self.smoothing = ByShot()
         self.bases: dict[str, WithinClassBasis] = {}
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Placement":
+        """Move the bases with the parameters: this is what `to` calls."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.bases = {
+            encoder_id: WithinClassBasis(fn(basis.directions), fn(basis.ratios))
+            for encoder_id, basis in self.bases.items()
+        }
+        return self
 
     def fit(self, domains: Sequence[DomainData], classes: tuple[str, ...]) -> None:
         """Take the within-class scatter of each shared encoder from the given classes."""
