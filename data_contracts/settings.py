@@ -6,6 +6,7 @@ A setting says *where*; a config (`data_contracts.configs`) says *what*.
 import os
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -23,6 +24,7 @@ class Settings(BaseSettings):
     media_uri: str | None = Field(default=None, description="content-addressed media; default HOME/media")
     mlflow_uri: str | None = Field(default=None, description="MLflow server or database; default SQLite in HOME")
     threads: int = Field(default=2, ge=1, description="CPU threads for one encoder or one training run")
+    device: Literal["cpu", "cuda"] = Field(default="cpu", description="where learners are meta-trained")
     decode_workers: int = Field(default=2, ge=1, description="processes that decode media")
     decode_timeout_s: float = Field(default=30.0, gt=0, description="longest time one media file may take")
     decode_memory_bytes: int = Field(default=2 * 1024**3, gt=0, description="address space of one decoder")

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 
 from data_contracts.configs import TrainConfig
+from data_contracts.errors import SettingInvalid
+from data_contracts.settings import get_settings
 from models.catalogue import build_learner
 from models.features import DomainData
 from models.fused import FusedLearner
@@ -46,8 +48,15 @@ class Trained:
 def train_learner(
     kind: str, domains: Sequence[DomainData], config: TrainConfig, checkpoint: Path | None = None
 ) -> Trained:
-    """Train one learner; with a `checkpoint` file, go on from it if it is there and keep it up to date."""
-    learner = build_learner(kind)
+    """Train one learner; with a `checkpoint` file, go on from it if it is there and keep it up to date.
+
+    It is trained on the device that settings name, and returned on the CPU.
+
+    Raises:
+        SettingInvalid: torch finds no such device.
+    """
+    device = training_device()
+    learner, domains = build_learner(kind).to(device), [domain.to(device) for domain in domains]
     state = _read_checkpoint(checkpoint, learner)
     curve = LearningCurve(state.get("losses", []), state.get("validation", []))
     loop, before = state.get("loop"), state.get("seconds", 0.0)
@@ -63,7 +72,22 @@ def train_learner(
                 state = {"trained": _trained(learner), "loop": now.state, "seconds": seconds, **curves}
                 _write_checkpoint(checkpoint, state)
             progress.report(now.step, config.steps, f"meta-train {kind}")
-    return Trained(learner, curve, before + time.perf_counter() - started, first)
+    return Trained(learner.to("cpu"), curve, before + time.perf_counter() - started, first)
+
+
+def training_device() -> torch.device:
+    """Return where learners are trained.
+
+    Raises:
+        SettingInvalid: torch finds no such device.
+    """
+    name = get_settings().device
+    if name == "cuda" and not torch.cuda.is_available():
+        raise SettingInvalid(
+            "METAFUSE_DEVICE is cuda, but torch finds no GPU. Unset it, or install a build of torch that knows yours.",
+            name="METAFUSE_DEVICE",
+        )
+    return torch.device(name)
 
 
 @contextmanager
@@ -85,7 +109,7 @@ def _read_checkpoint(path: Path | None, learner: FusedLearner) -> dict[str, Any]
     if path is None or not path.exists():
         return {}
     try:
-        state: dict[str, Any] = torch.load(path, weights_only=True)
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (EOFError, RuntimeError, pickle.UnpicklingError):
         state = {}
     if state.get("trained") != _trained(learner) or not state.get("loop", {}).keys() >= LOOP_STATE:

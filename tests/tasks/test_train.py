@@ -4,8 +4,8 @@ from learning_lake import add_domain
 from mlflow_runs import artifacts_of, runs_below
 
 from data_contracts.configs import MetaTrainConfig, TrainConfig
-from data_contracts.errors import EpisodeTooSmall, ModelError, UnknownDomain
-from data_contracts.settings import get_settings
+from data_contracts.errors import EpisodeTooSmall, ModelError, SettingInvalid, UnknownDomain
+from data_contracts.settings import get_settings, use_home
 from tasks import progress, registry, train
 from tasks.lake import Lake, open_lake
 from tasks.tracking import connect
@@ -151,6 +151,28 @@ def test_checkpoint_that_lacks_anything_is_begun_anew_and_says_so(lake, tmp_path
         caplog.clear()
         train_learner("metric", domains, short, path)
         assert ("metric is trained from the start" in caplog.text) == (missing is not None)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_gpu_that_is_not_there_is_refused(lake, monkeypatch):
+    domains = load_training_domains(lake, config_of())
+    monkeypatch.setenv("METAFUSE_DEVICE", "cuda")
+    use_home()
+    with pytest.raises(SettingInvalid, match="torch finds no GPU"):
+        train_learner("metric", domains, SMALL)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
+def test_learner_trained_on_a_gpu_comes_back_to_the_cpu(lake, monkeypatch, tmp_path):
+    domains, path = load_training_domains(lake, config_of()), tmp_path / "checkpoint.pt"
+    monkeypatch.setenv("METAFUSE_DEVICE", "cuda")
+    use_home()
+    with pytest.raises(Stop), stop_at(4, "metric"):
+        train_learner("metric", domains, SMALL, path)
+    trained = train_learner("metric", domains, SMALL, path)
+    assert trained.resumed_from == 4
+    assert {value.device.type for value in trained.learner.weights().values()} == {"cpu"}
 
 
 def test_stopped_run_goes_on_within_a_learner_and_repeats_none_that_is_finished(lake):
