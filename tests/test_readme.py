@@ -12,6 +12,8 @@ from data_contracts.reports import (
     BenchmarkReport,
     BenchmarkRow,
     ColumnLoss,
+    DomainDrift,
+    DriftReport,
     EpisodeScore,
     IngestReport,
     LeaderboardRow,
@@ -19,6 +21,7 @@ from data_contracts.reports import (
     TrainReport,
     TransferReport,
     TransferRow,
+    ViewDrift,
 )
 from deployments.cli.app import app
 from models.catalogue import AUTO, LEARNERS
@@ -68,6 +71,9 @@ def test_command_and_its_options_exist(line):
         ("transfer", TransferReport),
         ("transfer", TransferRow),
         ("transfer", EpisodeScore),
+        ("drift", DriftReport),
+        ("drift", DomainDrift),
+        ("drift", ViewDrift),
     ],
 )
 def test_every_field_of_a_json_answer_is_listed(answer, report):

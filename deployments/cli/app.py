@@ -2,7 +2,7 @@
 
 import typer
 
-from deployments.cli import benchmark, contract, demo, doctor, ingest, learn, quarantine, sql, transfer, up
+from deployments.cli import benchmark, contract, demo, doctor, drift, ingest, learn, quarantine, sql, transfer, up
 from deployments.cli.command import Home
 
 HELP = """Few-label learning over many domains of text, image, audio, video and table data.
@@ -18,7 +18,7 @@ def metafuse(home: Home = None) -> None:  # noqa: D103  (typer would show a docs
     pass
 
 
-for part in (demo, up, doctor, ingest, learn, benchmark, transfer, sql, quarantine, contract):
+for part in (demo, up, doctor, ingest, learn, drift, benchmark, transfer, sql, quarantine, contract):
     part.add_to(app)
 
 

@@ -16,8 +16,8 @@ from deployments.cli.answer import plain
 from deployments.cli.learn import shown_columns
 
 COMMANDS = (
-    "demo", "up", "doctor", "ingest", "meta-train", "adapt", "score", "benchmark", "transfer", "sql", "quarantine list",
-    "contract check",
+    "demo", "up", "doctor", "ingest", "meta-train", "adapt", "score", "drift", "benchmark", "transfer", "sql",
+    "quarantine list", "contract check",
 )  # fmt: skip
 
 

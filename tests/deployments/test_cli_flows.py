@@ -97,6 +97,10 @@ def test_meta_train_adapt_and_score_answer_with_json(shared):
     assert "label these next" in shared.run("score", "toys", "--ask", "3").out
     counted = shared.run("sql", "SELECT count(*) AS n FROM latest_predictions WHERE domain = 'toys'", "--json").facts
     assert counted["rows"] == [{"n": 72}]
+    looked = shared.run("drift", "toys", "--json").facts
+    assert [(row["domain"], row["version"], row["is_drifted"]) for row in looked["rows"]] == [("toys", "1", False)]
+    assert "toys: not enough data: 0 recent items, 30 needed." in shared.run("drift").out
+    assert "'juguetes' has no champion model" in shared.run("drift", "juguetes").refusal
 
 
 def test_class_with_fewer_labels_than_asked_is_named(shared):

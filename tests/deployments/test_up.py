@@ -14,8 +14,8 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from lake_of import add_labels
-from learning_lake import add_domain
+from lake_of import TITLE, YEAR, add_items, add_labels, contract_of
+from learning_lake import add_domain, add_vectors
 
 from data_contracts.configs import MetaTrainConfig, TrainConfig
 from data_contracts.errors import ServiceUnavailable
@@ -64,7 +64,7 @@ def free_port() -> int:
 
 
 def impatient(target: Path) -> Path:
-    """The deployments file with both schedules every minute and a small training."""
+    """The deployments file with all schedules every minute and a small training."""
     content = yaml.safe_load(PREFECT_FILE.read_text())
     for deployment in content["deployments"]:
         for schedule in deployment.get("schedules", ()):
@@ -167,6 +167,21 @@ def test_events_with_other_ids_adapt_to_the_version_that_is_there(running: Runni
     assert [run["state_type"] for run in runs] == ["COMPLETED"] * 3
     assert registry.resolve("metafuse.one").version == "1"
     assert registry.resolve_or_none("metafuse.one", "2") is None
+
+
+def test_drift_adapts_its_domain_again_once(running: Running):
+    """The schedule finds it; the announcement starts a run, and that makes one version."""
+    running.wait_for("adapt-domain", lambda run: run["parameters"].get("domain") == "two")
+    versions = sum(registry.resolve_or_none("metafuse.two", str(number)) is not None for number in range(1, 5))
+    new = {f"new-{number:02d}": "class-00" for number in range(40)}
+    add_items(running.lake, contract_of("two", TITLE, YEAR), {item: {"title": item, "year": 1} for item in new}, day=5)
+    add_vectors(running.lake, "two", new, ["class-00"], 0.4, seed=5)
+    found = httpx.get(f"{running.api}/deployments/name/adapt-domain/on-drift", timeout=10).json()
+    run = running.wait_for("adapt-domain", lambda run: run["deployment_id"] == found["id"])
+    assert run["parameters"]["domain"] == "two"
+    assert registry.resolve("metafuse.two", str(versions + 1)).tags["prefect.flow_run_id"] == run["id"]
+    assert registry.resolve_or_none("metafuse.two", str(versions + 2)) is None
+    assert {row["domain"] for row in running.lake.read("drift", where="is_drifted").to_pylist()} == {"two"}
 
 
 def test_runs_show_what_they_did(running: Running):
