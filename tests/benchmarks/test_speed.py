@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from speed import PARTS, TARGETS
 
 SHARE_OF_TARGET = 0.7
@@ -35,9 +36,17 @@ def test_inner_loop_uses_a_part_of_the_peak_of_the_machine():
     assert 0.05 < figures["flops_share_of_peak"] < 1
 
 
-def _measured(part: str) -> dict[str, float | None]:
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
+def test_inner_loop_uses_a_part_of_the_peak_of_a_gpu():
+    figures = _measured("peak", "--device", "cuda")
+    assert 0 < figures["flops_share_of_peak"] < 1
+    assert figures["maml_mlp_episodes_per_s"] > 0
+
+
+def _measured(part: str, *more: str) -> dict[str, float | None]:
     script = Path(__file__).with_name("speed.py")
-    command = [sys.executable, str(script), "--json", "--quick", "--only", part]
+    command = [sys.executable, str(script), "--json", "--quick", "--only", part, *more]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
