@@ -4,16 +4,22 @@ It is the network that the triplet or the contrastive loss trains as well, with 
 
 The paper's logits are minus squared distances to the prototypes `c`. What all classes of a query share cancels in the
 softmax, so they are computed as `2 q·c - ‖c‖²`. With a network whose last layer `W h + b` is linear, `c` is `W` times
-the mean of the `h` of its class and `q·c` is `h·Wᵀc`: queries never pass that layer, and `b` moves nothing.
+the mean `m` of the `h` of its class and `q·c` is `h·Wᵀc`: queries never pass that layer, and `b` moves nothing.
+
+The gradient is written by hand. With `e` the derivative of the loss by half the logits, `∂t = Σ e h` that by `t = Wᵀc`
+and `∂c = W ∂t - c Σ e` that by `c`, the weights get `∂W = c ∂tᵀ + ∂c mᵀ`, the hidden units of a query `e t`, those of a
+support item its share of `Wᵀ∂c`. One product gives both, which is written once: autograd would join two.
 """
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import linear
 
 from models.episodes import EpisodeSampler, mean_shares, one_hot
 from models.features import DomainData
@@ -32,21 +38,63 @@ def prototype_logits(
 ) -> Float[Tensor, "batch query way"]:
     """Return minus the squared distance of queries to each prototype, plus a number that all classes share."""
     prototypes = class_means(support, membership)
-    return _by_way(prototypes, 2 * prototypes, query).mT
+    return _by_way(prototypes, prototypes, query).mT
 
 
 def prototypical_loss(
     network: MetricNetwork,
     items: Float[Tensor, "batch item dim"],
-    membership: Float[Tensor, "batch support way"],
-    query_labels: Int[Tensor, "batch query"],
+    shares: Float[Tensor, "batch support way"],
+    targets: Float[Tensor, "batch query way"],
 ) -> Float[Tensor, ""]:
-    """Return the mean cross-entropy of the queries, from items with the support before the queries; -1 is padding."""
-    below = network.hidden(items).relu()
-    support, query = below.split([membership.shape[1], query_labels.shape[1]], dim=1)
-    prototypes = class_means(support, membership) @ network.out.weight.mT
-    logits = _by_way(prototypes, 2 * prototypes @ network.out.weight, query)
-    return cross_entropy(logits, query_labels, ignore_index=-1)
+    """Return the mean cross-entropy of the queries, from items with the support before the queries.
+
+    `shares` are those of `mean_shares`, `targets` are one-hot; a row of zeros is padding. Items get no gradient.
+    """
+    loss: Tensor = _PrototypicalLoss.apply(  # type: ignore[no-untyped-call]
+        items, network.hidden.weight, network.hidden.bias, network.out.weight, shares.mT, targets.mT
+    )
+    return loss
+
+
+class _PrototypicalLoss(torch.autograd.Function):
+    """The loss as a function of weights; classes come before items in what is by episode, which keeps sums cheap."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        items: Float[Tensor, "batch item dim"],
+        first: Float[Tensor, "hidden dim"],
+        bias: Float[Tensor, " hidden"],
+        last: Float[Tensor, "out hidden"],
+        shares: Float[Tensor, "batch way support"],
+        targets: Float[Tensor, "batch way query"],
+    ) -> Float[Tensor, ""]:
+        hidden = linear(items, first, bias).relu_()
+        support, query = hidden[:, : shares.shape[2]], hidden[:, shares.shape[2] :]
+        means = shares @ support
+        prototypes = means @ last.mT
+        towards = prototypes @ last
+        log_answers = _by_way(prototypes, towards, query).log_softmax(1)
+        count = targets.sum()
+        ctx.save_for_backward(items, last, shares, targets, hidden, means, prototypes, towards, log_answers, count)
+        return -(targets * log_answers).sum() / count
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, by_loss: Float[Tensor, ""]) -> tuple[Tensor | None, ...]:
+        items, last, shares, targets, hidden, means, prototypes, towards, log_answers, count = ctx.saved_tensors
+        error = (log_answers.exp() * targets.sum(1, keepdim=True) - targets) * (2 * by_loss / count)
+        by_towards = error @ hidden[:, shares.shape[2] :]
+        by_prototypes = torch.addcmul(by_towards @ last.mT, error.sum(-1, keepdim=True), prototypes, value=-1)
+        by_last = prototypes.flatten(0, 1).mT @ by_towards.flatten(0, 1)
+        by_last.addmm_(by_prototypes.flatten(0, 1).mT, means.flatten(0, 1))
+        parts = shares.new_zeros(len(shares), hidden.shape[1], 2 * shares.shape[1])
+        parts[:, : shares.shape[2], : shares.shape[1]] = shares.mT
+        parts[:, shares.shape[2] :, shares.shape[1] :] = error.mT
+        by_hidden = parts @ torch.cat([by_prototypes @ last, towards], dim=1)
+        by_units = torch.ops.aten.threshold_backward(by_hidden, hidden, 0).flatten(0, 1)
+        return None, by_units.mT @ items.flatten(0, 1), by_units.sum(0), by_last, None, None
 
 
 def class_means(
@@ -58,11 +106,10 @@ def class_means(
 
 def _by_way(
     prototypes: Float[Tensor, "batch way dim"],
-    twice_towards: Float[Tensor, "batch way below"],
+    towards: Float[Tensor, "batch way below"],
     query: Float[Tensor, "batch query below"],
 ) -> Float[Tensor, "batch way query"]:
-    lengths = prototypes.square().sum(-1, keepdim=True)
-    return torch.baddbmm(lengths, twice_towards, query.mT, beta=-1)
+    return torch.baddbmm(prototypes.square().sum(-1, keepdim=True), towards, query.mT, beta=-1, alpha=2)
 
 
 def fit_episodes(
@@ -78,7 +125,9 @@ def fit_episodes(
         n_way = min(MOST_WAYS, usable[domain])
         episodes = samplers[domain].sample(EPISODES, n_way, SHOT, QUERY, draw)
         drawn = items[domain][torch.cat([episodes.support, episodes.query], dim=1)]
-        return prototypical_loss(network, drawn, one_hot(episodes.support_labels, n_way), episodes.query_labels)
+        return prototypical_loss(
+            network, drawn, mean_shares(episodes.membership), one_hot(episodes.query_labels, n_way)
+        )
 
     if able:
         descend(network, of_drawn)

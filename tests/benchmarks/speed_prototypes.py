@@ -13,16 +13,19 @@ from typing import Any
 import torch
 from peers import Peers, optional
 from stored_pool import QUERY, SHOT, VIEW, WAY, Episodes, items_of
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from turns import Contender, Pace, how_many_times_faster, take_turns
 
-from models.episodes import one_hot
+from models.episodes import mean_shares, one_hot
 from models.features import DomainData
 from models.metric.network import MetricNetwork
 from models.metric.prototypical_episodes import prototypical_loss
+from models.optimisation.inner_loop import StoredEpisodes
 
 DRAWN_AT_ONCE = 32
+DRAWN_TO_TRAIN = 128
 ENDLESS = 10**9
 
 
@@ -63,8 +66,7 @@ def check_losses(easyfsl: SimpleNamespace, domain: DomainData) -> None:
         classifier.process_support_set(part.take(part.support)[0], part.support_labels[0])
         distances = classifier(part.take(part.query)[0])
         losses.append(cross_entropy(-distances.square(), part.query_labels[0]))
-    membership = one_hot(episodes.support_labels, WAY)
-    ours = prototypical_loss(network, items_of(episodes), membership, episodes.query_labels)
+    ours = prototypical_loss(network, items_of(episodes), shares(episodes), targets(episodes))
     torch.testing.assert_close(ours, torch.stack(losses).mean())
 
 
@@ -72,16 +74,33 @@ def our_steps(domain: DomainData, batch: int) -> Callable[[], None]:
     """Return a step on `batch` episodes."""
     network = MetricNetwork()
     optimiser = torch.optim.Adam(network.parameters(), 1e-3, fused=True)
-    drawn = Episodes(domain).parts(batch, DRAWN_AT_ONCE)
+    drawn = our_episodes(Episodes(domain), batch)
 
     def step() -> None:
-        episodes = next(drawn)
-        membership = one_hot(episodes.support_labels, WAY)
         optimiser.zero_grad()
-        prototypical_loss(network, items_of(episodes), membership, episodes.query_labels).backward()
+        prototypical_loss(network, *next(drawn)).backward()
         optimiser.step()
 
     return step
+
+
+def our_episodes(episodes: Episodes, batch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Draw many episodes at once; return what the loss takes of `batch` of them after another, without end."""
+    while True:
+        drawn = episodes.draw(DRAWN_TO_TRAIN)
+        rows = torch.cat([drawn.support, drawn.query], dim=1)
+        parts = (part.split(batch) for part in (rows, shares(drawn), targets(drawn)))
+        yield from ((drawn.take(wanted), *rest) for wanted, *rest in zip(*parts, strict=True))
+
+
+def shares(episodes: StoredEpisodes) -> Tensor:
+    """Return the share of each support item in the mean of its class."""
+    return mean_shares(one_hot(episodes.support_labels, WAY))
+
+
+def targets(episodes: StoredEpisodes) -> Tensor:
+    """Return the labels of the queries, one-hot."""
+    return one_hot(episodes.query_labels, WAY)
 
 
 def their_steps(easyfsl: SimpleNamespace, domain: DomainData) -> Callable[[], None]:

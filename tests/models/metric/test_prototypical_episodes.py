@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from models.episodes import mean_shares, one_hot
 from models.metric.network import MetricNetwork
 from models.metric.prototypical_episodes import class_means, prototype_logits, prototypical_loss
 
@@ -30,17 +31,19 @@ def test_logits_are_minus_squared_distances_but_for_a_number_per_query():
     torch.testing.assert_close(logits.log_softmax(-1), expected.log_softmax(-1), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("has_padding", [False, True], ids=["full", "padded"])
-def test_loss_and_its_gradient_are_those_of_distances_in_the_space_of_the_network(has_padding):
+def test_loss_and_its_gradient_are_those_of_distances_in_the_space_of_the_network(has_padding, dtype):
     items, membership, labels = drawn()
+    items, membership = items.to(dtype), membership.to(dtype)
     if has_padding:
         membership[0, 1], labels[1, 2:5] = 0, -1
-    network = MetricNetwork(DIM, 16, 8)
+    network = MetricNetwork(DIM, 16, 8).to(dtype)
     torch.nn.init.normal_(network.out.bias)
     support, query = network(items[:, : WAY * SHOT]), network(items[:, WAY * SHOT :])
     logits = -(query.unsqueeze(2) - class_means(support, membership).unsqueeze(1)).square().sum(-1)
     expected = cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-1)
-    loss = prototypical_loss(network, items, membership, labels)
+    loss = prototypical_loss(network, items, mean_shares(membership), one_hot(labels, WAY).to(dtype))
     torch.testing.assert_close(loss, expected)
     weights = (network.hidden.weight, network.hidden.bias, network.out.weight)
     torch.testing.assert_close(torch.autograd.grad(loss, weights), torch.autograd.grad(expected, weights))
