@@ -86,7 +86,7 @@ def compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         with no_dispatch():
             func(*args, **kwargs)
     if func._schema.is_mutable:
-        return args[0] if func._schema.returns else None
+        return kwargs.get("out", args[0]) if func._schema.returns else None
     return tree_map(_wrapped, results) if is_elsewhere else results
 
 
