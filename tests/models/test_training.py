@@ -34,6 +34,13 @@ def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture(autouse=True)
+def _short_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fit networks and balance plans in few rounds: how well is tested elsewhere."""
+    monkeypatch.setattr("models.metric.network.STEPS", 10)
+    monkeypatch.setattr("models.metric.transductive.MOST_ITERATIONS", 30)
+
+
 @cache
 def toys() -> tuple[DomainData, ...]:
     return tuple(make_domain(f"toys-{seed}", classes=15, per_class=8, missing=0.1, seed=seed) for seed in (1, 2))
