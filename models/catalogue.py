@@ -24,6 +24,7 @@ from models.metric.set_attention import SetAttentionHead
 from models.metric.transductive import TransductiveHead
 from models.optimisation.learned_optimizer import LearnedOptimizerHead, unrolled_loss
 from models.optimisation.maml import anil_head, fomaml_head, maml_head, meta_sgd_head
+from models.optimisation.per_parameter import PerParameterHead
 from models.optimisation.ridge import RidgeHead
 from models.selection import AutoLearner, Selector
 from models.similarity import SimilarityHead
@@ -60,6 +61,7 @@ CATALOGUE: dict[str, Entry] = {
     "fomaml": Entry("optimisation", fomaml_head),
     "anil": Entry("optimisation", anil_head),
     "meta_sgd": Entry("optimisation", meta_sgd_head),
+    "meta_sgd_per_parameter": Entry("optimisation", PerParameterHead),
     "learned_optimizer": Entry("optimisation", LearnedOptimizerHead, unrolled_loss),
     "similarity": Entry("fusion", SimilarityHead),
     "hypernetwork": Entry("generation", HypernetworkHead),

@@ -13,7 +13,8 @@ Departures from the papers:
 - The last layer starts every episode at zero and is not learned, so a class has no parameters, there may be any number
   of them, and naming them otherwise permutes the answers.
 - Meta-SGD has a rate for each parameter. Here those of a unit share theirs: else the first layer's updates would be no
-  sums over items, every episode would need a first layer of its own, and most of what is learned would be rates.
+  sums over items, every episode would need a first layer of its own, and most of what is learned would be rates. The
+  learner `meta_sgd_per_parameter` (`per_parameter.py`) pays that price.
 - Rates are learned as strengths that follow the shot. They start at zero, where the head is nearest centroid, and are
   relative to the largest stable rate of their layer in that episode. Below zero they count as zero, and have the
   gradient that they would have there: otherwise one step in the wrong direction would end their training.
@@ -58,12 +59,18 @@ class MamlHead(nn.Module):
 
     def forward(self, grams: EpisodeGrams, weights: Float[Tensor, "batch view"]) -> Float[Tensor, "batch query way"]:
         """Return logits of the queries; one without any view keeps those of nearest centroid."""
-        items = self.project(grams, weights)
         goal = Goal(grams.membership, grams.is_real, self.nearest.held_out(grams, weights))
-        deeper = [Layer(self.second.weight, self.second.bias), _blank(HIDDEN[-1], grams.membership)]
-        correction = adapt_projected(deeper, items, goal, self.rates(grams, items), self.loop)
-        logits: Tensor = self.nearest(grams, weights) + correction * grams.query_presence.any(1).unsqueeze(-1)
+        correction = self.correct(grams, weights, goal) * grams.query_presence.any(1).unsqueeze(-1)
+        logits: Tensor = self.nearest(grams, weights) + correction
         return logits
+
+    def correct(
+        self, grams: EpisodeGrams, weights: Float[Tensor, "batch view"], goal: Goal
+    ) -> Float[Tensor, "batch query way"]:
+        """Return what the adapted network puts out for the queries."""
+        items = self.project(grams, weights)
+        deeper = [Layer(self.second.weight, self.second.bias), blank_layer(HIDDEN[-1], grams.membership)]
+        return adapt_projected(deeper, items, goal, self.rates(grams, items), self.loop)
 
     def project(self, grams: EpisodeGrams, weights: Float[Tensor, "batch view"]) -> Projected:
         """Show items to the first layer; rows that episodes share pass it once.
@@ -100,7 +107,8 @@ class MamlHead(nn.Module):
         return 2 / (1 + torch.stack(lengths, dim=-1)).unsqueeze(1)
 
 
-def _blank(inputs: int, membership: Float[Tensor, "batch support way"]) -> Layer:
+def blank_layer(inputs: int, membership: Float[Tensor, "batch support way"]) -> Layer:
+    """Return a last layer that answers nothing yet."""
     n_way = membership.shape[-1]
     return Layer(membership.new_zeros(n_way, inputs), membership.new_zeros(n_way))
 
