@@ -60,13 +60,12 @@ def add_options(arguments: argparse.ArgumentParser) -> None:
     arguments.add_argument("--missing", type=float, default=0.0, help="share of the views of test items to hide")
 
 
-def protocol_of(chosen: argparse.Namespace, train: Sequence[str], test: Sequence[str], n_way: int) -> BenchmarkConfig:
+def protocol_of(chosen: argparse.Namespace, train: Sequence[str], test: Sequence[str]) -> BenchmarkConfig:
     """Return the protocol that these options ask for."""
     return BenchmarkConfig(
         train=tuple(train),
         test=tuple(test),
         learners=tuple(chosen.learners),
-        n_way=n_way,
         episodes=chosen.episodes,
         split_seeds=tuple(range(chosen.splits)),
         missing=chosen.missing,
@@ -83,4 +82,4 @@ if __name__ == "__main__":
     add_options(arguments)
     chosen = arguments.parse_args()
     torch.set_num_threads(1)
-    print(table(measure(Lake(str(chosen.home / "lake")), protocol_of(chosen, TRAINING, HELD_OUT, n_way=5))))
+    print(table(measure(Lake(str(chosen.home / "lake")), protocol_of(chosen, TRAINING, HELD_OUT))))

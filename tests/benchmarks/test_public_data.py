@@ -131,8 +131,15 @@ def test_hidden_views_leave_one_to_every_item(share):
 def test_public_data_and_emoji_are_measured_alike():
     arguments = argparse.ArgumentParser()
     add_options(arguments)
-    protocol = protocol_of(arguments.parse_args([]), ["one"], ["two"], n_way=5)
+    protocol = protocol_of(arguments.parse_args([]), ["one"], ["two"])
     assert protocol == BenchmarkConfig(train=("one",), test=("two",), split_seeds=(0, 1, 2, 3, 4))
     chosen = arguments.parse_args(["--learners", "ridge", "maml", "--splits", "2", "--missing", "0.5"])
-    protocol = protocol_of(chosen, ["one"], ["two"], n_way=3)
+    protocol = protocol_of(chosen, ["one"], ["two"])
     assert (protocol.learners, protocol.split_seeds, protocol.missing) == (("ridge", "maml"), (0, 1), 0.5)
+
+
+def test_tables_are_drawn_for_each_split_and_none_is_trained_and_tested_on():
+    splits = [keel_tables.split(seed) for seed in range(5)]
+    assert all(sorted((*train, *test)) == sorted(keel_tables.TABLES) for train, test in splits)
+    assert len({test for _, test in splits}) == 5
+    assert {len(test) for _, test in splits} == {keel_tables.N_TEST}
