@@ -54,6 +54,12 @@ class DomainData:
         }
 
     @cached_property
+    def views_met(self) -> list[int]:
+        """Numbers of the views that any item has."""
+        numbers: list[int] = self.presence.any(0).nonzero().flatten().tolist()
+        return numbers
+
+    @cached_property
     def usable_labels(self) -> Int[Tensor, " item"]:
         """Labels of the items that have any view; -1 for the rest, which can neither teach nor be judged."""
         return self.labels.where(self.presence.any(1), torch.tensor(-1))
@@ -93,10 +99,15 @@ class DomainData:
         return hidden
 
     def with_hidden_views(self, share: float, generator: torch.Generator) -> "DomainData":
-        """Return the same items with that share of their views hidden at random; who would lose all keeps one."""
-        if not share or len(self.views) < 2:
+        """Return the same items with that share of their views hidden at random; who would lose all keeps one.
+
+        A view that no item has is not drawn for, so that it changes nothing for the others.
+        """
+        if not share or len(self.views_met) < 2:
             return self
-        chance = torch.rand(self.presence.shape, generator=generator).to(self.presence.device)
+        chance = torch.zeros(self.presence.shape)
+        chance[:, self.views_met] = torch.rand(len(self), len(self.views_met), generator=generator)
+        chance = chance.to(self.presence.device)
         kept = self.presence & (chance >= share)
         luckiest = one_hot((chance * self.presence).argmax(1), len(self.views)).bool() & self.presence
         return self.with_presence(torch.where(kept.any(1, keepdim=True), kept, luckiest))

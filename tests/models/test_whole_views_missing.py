@@ -14,7 +14,7 @@ from models.episodes import EpisodeBatch
 from models.features import DomainData
 from models.training import train
 
-CONFIG = TrainConfig(meta_batch=2, n_way=2, shots=(2,), n_query=3, view_dropout=0.0)
+CONFIG = TrainConfig(meta_batch=2, n_way=2, shots=(2,), n_query=3)
 
 
 def draw_with_a_hole(domain: DomainData) -> EpisodeBatch:
