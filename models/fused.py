@@ -53,6 +53,18 @@ class EnsembleHead(Protocol):
         ...
 
 
+@runtime_checkable
+class WeighingHead(Protocol):
+    """A head that does not decide by the view weights it is given, but weighs views anew."""
+
+    def reweigh(self, grams: EpisodeGrams, weights: Float[Tensor, "batch view"]) -> Float[Tensor, "batch view *query"]:
+        """Return the weights by which it decides, for each query if they differ; they sum to 1 over the views.
+
+        A query without any view has none.
+        """
+        ...
+
+
 class FusedLearner(nn.Module):
     """A prior over domains: where items lie, how much views count, and a head that classifies from that."""
 
@@ -180,10 +192,19 @@ class FusedModel:
 
     @property
     def view_weights(self) -> dict[str, float]:
-        """Share of the decision that each view carries; shares sum to 1."""
+        """Share of the decision that each view carries; shares sum to 1.
+
+        Where the head weighs views for each item, this is the mean over the pool: items that the domain had when it was
+        adapted to. One that lacks a view, even after filling, counts with 0 for it.
+        """
+        head = self.learner.head
         with torch.no_grad():
-            weights = self.learner.view_weights(self._grams(self._support()), modality_numbers(self.views))
-        return dict(zip((view.name for view in self.views), weights[0].tolist(), strict=True))
+            weights = self._weights(self._grams(self._support()))[0]
+            if isinstance(head, WeighingHead):
+                grams = self._grams(self._placed_pool())
+                shares = head.reweigh(grams, self._weights(grams))[0].reshape(len(self.views), -1).sum(1)
+                weights = shares / shares.sum().clamp(min=1e-6)
+        return dict(zip((view.name for view in self.views), weights.tolist(), strict=True))
 
     def predict(self, data: DomainData) -> Float[Tensor, "item way"]:
         """Return calibrated class probabilities; an item without any view gets the uniform row."""
@@ -198,13 +219,18 @@ class FusedModel:
             return torch.zeros(len(data), device=data.labels.device)
         with torch.no_grad():
             grams = self._grams(self._place(data))
-            return head.uncertainty(grams, self.learner.view_weights(grams, modality_numbers(self.views)))[0]
+            return head.uncertainty(grams, self._weights(grams))[0]
 
     def embed(self, data: DomainData) -> Float[Tensor, "item dim"]:
-        """Return items in the fused space, whose squared distances are the weighted sums of those of the views."""
-        shares = self.view_weights
+        """Return items in the fused space, whose squared distances are the weighted sums of those of the views.
+
+        The weights are those that the head is given. What a head makes of them may differ from item to item, and items
+        that are compared need one space.
+        """
         with torch.no_grad():
-            return torch.cat([shares[name] ** 0.5 * items for name, items in self._place(data).items()], dim=-1)
+            shares = self._weights(self._grams(self._support()))[0]
+            views = self._place(data).values()
+            return torch.cat([share**0.5 * items for share, items in zip(shares, views, strict=True)], dim=-1)
 
     def config(self) -> dict[str, Any]:
         """Return what rebuilds the model: views, classes and the ids of the pool."""
@@ -264,12 +290,28 @@ class FusedModel:
             else torch.zeros(len(data), view.dim, device=data.labels.device)
             for view in self.views
         }
-        pool = {view.name: self.tensors[f"pool/{view.name}"].float() for view in self.views}
         position = {item_id: number for number, item_id in enumerate(self.pool_ids)}
         own = torch.tensor([position.get(item_id, -1) for item_id in data.item_ids], device=data.labels.device)
+        return self._placed(rows, own)
+
+    def _placed_pool(self) -> dict[str, Float[Tensor, "pool _"]]:
+        return self._placed(self._pool(), torch.arange(len(self.pool_ids), device=self.tensors["labels"].device))
+
+    def _placed(
+        self, rows: Mapping[str, Float[Tensor, "item _"]], own: Int[Tensor, " item"]
+    ) -> dict[str, Float[Tensor, "item _"]]:
+        """Place centred rows; `own` is where the pool holds them, -1 if it does not."""
         is_same = own[:, None] == torch.arange(len(self.pool_ids), device=own.device)
         weights = self.learner.view_weights.prior(modality_numbers(self.views))
-        return self.learner.placement.place(self.views, rows, pool, is_same, weights, self.tensors["shot"])
+        return self.learner.placement.place(self.views, rows, self._pool(), is_same, weights, self.tensors["shot"])
+
+    def _pool(self) -> dict[str, Float[Tensor, "pool _"]]:
+        return {view.name: self.tensors[f"pool/{view.name}"].float() for view in self.views}
+
+    def _weights(self, grams: EpisodeGrams) -> Float[Tensor, "1 view"]:
+        """Return the view weights that the head is given."""
+        weights: Tensor = self.learner.view_weights(grams, modality_numbers(self.views))
+        return weights
 
     def _grams(self, queries: Mapping[str, Float[Tensor, "item _"]]) -> EpisodeGrams:
         support = self._support()

@@ -42,24 +42,31 @@ class SimilarityHead(nn.Module):
 
     def forward(self, grams: EpisodeGrams, weights: Float[Tensor, "batch view"]) -> Float[Tensor, "batch query way"]:
         """Return logits of the queries."""
-        shares = _normalised(weights.unsqueeze(-1) * grams.query_presence)
-        hidden = self.trunk(describe(grams, shares))
-        is_known = classes_with_view(grams)
-        evidence = mean_where_unknown(self.evidence(hidden).squeeze(-1), is_known)
+        shares, hidden = self.read(grams, weights)
+        evidence = mean_where_unknown(self.evidence(hidden).squeeze(-1), classes_with_view(grams))
         strength = self.evidence_strength(grams.shots)[:, :, None, None]
         scores = strength * evidence - squared_distances(grams)
-        shares = _normalised(shares * self.factors(hidden, is_known, grams))
+        shares = _normalised(shares * self.factors(hidden, grams))
         logits: Tensor = self.nearest.scale(grams) * torch.einsum("bvq,bvqw->bqw", shares, scores)
         return logits
 
+    def reweigh(self, grams: EpisodeGrams, weights: Float[Tensor, "batch view"]) -> Float[Tensor, "batch view query"]:
+        """Return how much each query trusts each of its views; all zero for a query without any."""
+        shares, hidden = self.read(grams, weights)
+        return _normalised(shares * self.factors(hidden, grams))
+
+    def read(
+        self, grams: EpisodeGrams, weights: Float[Tensor, "batch view"]
+    ) -> tuple[Float[Tensor, "batch view query"], Float[Tensor, "batch view query way hidden"]]:
+        """Return the weights of the views that each query has, and what the network reads of it beside each class."""
+        shares = _normalised(weights.unsqueeze(-1) * grams.query_presence)
+        return shares, self.trunk(describe(grams, shares))
+
     def factors(
-        self,
-        hidden: Float[Tensor, "batch view query way hidden"],
-        is_known: Bool[Tensor, "batch view 1 way"],
-        grams: EpisodeGrams,
+        self, hidden: Float[Tensor, "batch view query way hidden"], grams: EpisodeGrams
     ) -> Float[Tensor, "batch view query"]:
         """Return what multiplies a view's weight for a query, from all classes together."""
-        mask = is_known.unsqueeze(-1)
+        mask = classes_with_view(grams).unsqueeze(-1)
         mean = (hidden * mask).sum(3) / mask.sum(3).clamp(min=1)
         most = hidden.masked_fill(~mask, -1.0).amax(3)
         trust = self.trust(torch.cat([mean, most], dim=-1)).squeeze(-1).tanh()

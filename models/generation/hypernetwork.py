@@ -46,13 +46,18 @@ class HypernetworkHead(nn.Module):
 
     def forward(self, grams: EpisodeGrams, weights: Float[Tensor, "batch view"]) -> Float[Tensor, "batch query way"]:
         """Return logits of the queries."""
-        weights = self.film(grams, weights)
+        weights = self.reweigh(grams, weights)
         gram, cross = about_prototypes(grams, weights)
         head, bias = self.generator(gram, grams, gram[..., :0])
         correction = impartial(cross @ head + bias.unsqueeze(1), grams, weights)
         strength = self.nearest.scale(grams) * self.strength(grams.shots).unsqueeze(-1)
         logits: Tensor = self.nearest(grams, weights) + strength * correction
         return logits
+
+    def reweigh(self, grams: EpisodeGrams, weights: Float[Tensor, "batch view"]) -> Float[Tensor, "batch view"]:
+        """Return the generated view weights, which are those of every query."""
+        generated: Tensor = self.film(grams, weights)
+        return generated
 
 
 class FusionFilm(nn.Module):

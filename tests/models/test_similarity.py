@@ -1,7 +1,7 @@
 from dataclasses import replace
 
 import torch
-from synthetic import PICTURE, TITLE, draw, make_domain
+from synthetic import PICTURE, TITLE, draw, make_domain, support_of
 from torch import Tensor
 
 from data_contracts.configs import TrainConfig
@@ -11,7 +11,7 @@ from models.features import DomainData, ViewSpec
 from models.fused import FusedLearner
 from models.fusion import modality_numbers
 from models.metrics import accuracy_per_episode
-from models.similarity import STATISTICS, classes_with_view, coherence, describe
+from models.similarity import STATISTICS, SimilarityHead, classes_with_view, coherence, describe
 from models.training import train
 
 SPOKEN = ViewSpec("spoken", "audio", "waves-1", 20)
@@ -96,3 +96,41 @@ def test_encoder_never_met_in_training_serves_as_well_as_the_one_that_was():
     )
     before, after = (accuracy(learner, draw(domain, batch=60, n_way=5, n_shot=2, seed=6)) for domain in (known, turned))
     assert abs(before - after) < 0.01
+
+
+def trusting() -> tuple[FusedLearner, SimilarityHead]:
+    """A learner that weighs the views of each query anew, and gives no evidence."""
+    learner = build_learner("similarity")
+    assert isinstance(learner, FusedLearner)
+    assert isinstance(learner.head, SimilarityHead)
+    with torch.no_grad():
+        learner.head.trust_strength.level.fill_(3.0)
+        learner.view_weights.bias.copy_(0.3 * torch.arange(5))
+    return learner, learner.head
+
+
+def test_domain_model_reports_the_mean_weights_of_its_items():
+    domain = make_domain(missing=0.3)
+    learner, head = trusting()
+    model = learner.adapt(domain, support_of(domain, 3))
+    with torch.no_grad():
+        grams = model._grams(model._place(domain))
+        given = learner.view_weights(grams, modality_numbers(domain.views))
+        each = head.reweigh(grams, given)[0]
+    found = torch.tensor(list(model.view_weights.values()))
+    torch.testing.assert_close(found, each[:, each.sum(0) > 0].mean(1), atol=1e-3, rtol=0)
+    assert (found - given[0]).abs().max() > 0.02
+
+
+def test_head_decides_by_the_weights_it_reports():
+    batch = draw(make_domain(missing=0.3), batch=1)
+    learner, head = trusting()
+    with torch.no_grad():
+        grams = learner._grams(batch)
+        given = learner.view_weights(grams, modality_numbers(batch.domain.views))
+        each, decided = head.reweigh(grams, given), head(grams, given)
+        for query in range(20):
+            near = head.nearest(grams, each[:, :, query])[:, query]
+            torch.testing.assert_close(decided[:, query], near, atol=1e-4, rtol=0)
+        by_given = head.nearest(grams, given)
+    assert (decided - by_given).abs().max() > 0.1

@@ -1,9 +1,14 @@
+import math
+from dataclasses import replace
+
 import pytest
 import torch
-from synthetic import draw, make_domain
+from synthetic import draw, make_domain, support_of
 from test_grams import by_hand, grams_of
 from torch import Tensor
 
+from models.catalogue import build_learner
+from models.fused import FusedLearner
 from models.generation.classes import about_prototypes
 from models.generation.hypernetwork import FusionFilm, HeadGenerator, HypernetworkHead, pool
 from models.grams import EpisodeGrams
@@ -19,6 +24,20 @@ def silence(network: torch.nn.Sequential, *bias: float) -> None:
     with torch.no_grad():
         last.weight.zero_()
         last.bias.copy_(torch.tensor(bias))
+
+
+def follow_separation(film: FusionFilm) -> None:
+    """Let FiLM shift the weight of a view by how well the view separates the support."""
+    first, last = film.network[0], film.network[-2]
+    assert isinstance(first, torch.nn.Linear)
+    assert isinstance(last, torch.nn.Linear)
+    with torch.no_grad():
+        for layer in (first, last):
+            layer.weight.zero_()
+            layer.bias.zero_()
+        first.weight[0, 0] = 5.0
+        last.weight[1, 0] = 1.0
+        film.strength.level.fill_(2.0)
 
 
 @pytest.fixture
@@ -52,6 +71,43 @@ def test_film_gives_no_weight_to_a_view_that_had_none(episode):
     assert generated[0, 1] == 0.0
     assert generated.sum().item() == pytest.approx(1.0)
     assert generated[0, 0].item() != pytest.approx(0.6, abs=1e-3)
+
+
+def test_film_follows_what_the_support_says_of_each_view():
+    film, clean = FusionFilm(), make_domain()
+    shuffled = clean.features["picture"][torch.randperm(len(clean), generator=torch.Generator().manual_seed(0))]
+    noisy = replace(clean, features={**clean.features, "picture": shuffled})
+    follow_separation(film)
+    before, after = (film(grams_of(draw(domain, batch=1, n_shot=5)), WEIGHTS)[0] for domain in (clean, noisy))
+    assert after[1] < 0.7 * before[1]
+    assert after[0] > before[0]
+
+
+def test_head_decides_by_the_weights_of_film(episode):
+    grams, head = episode[0], HypernetworkHead()
+    follow_separation(head.film)
+    with torch.no_grad():
+        generated = head.film(grams, WEIGHTS)
+        torch.testing.assert_close(head(grams, WEIGHTS), NearestCentroid()(grams, generated))
+    assert (generated - WEIGHTS).abs().max() > 0.05
+
+
+def test_domain_model_reports_the_weights_of_film():
+    """Twice the logarithms of the weights are the weights of twice the bias, and what these decide."""
+    domain = make_domain(missing=0.1)
+    film, bias = build_learner("hypernetwork"), build_learner("hypernetwork")
+    assert isinstance(film, FusedLearner)
+    assert isinstance(bias, FusedLearner)
+    assert isinstance(film.head, HypernetworkHead)
+    silence(film.head.film.network, 9.0, 0.0)
+    with torch.no_grad():
+        film.head.film.strength.level.fill_(math.log(2))
+        film.view_weights.bias.copy_(0.3 * torch.arange(5))
+        bias.view_weights.bias.copy_(0.6 * torch.arange(5))
+    found, expected = (learner.adapt(domain, support_of(domain, 3)) for learner in (film, bias))
+    assert found.view_weights == pytest.approx(expected.view_weights, abs=1e-5)
+    torch.testing.assert_close(found.predict(domain), expected.predict(domain), atol=1e-4, rtol=0)
+    assert max(found.view_weights.values()) > 0.4
 
 
 def test_weight_vector_is_the_class_less_its_rivals_if_the_networks_say_nothing(episode):
