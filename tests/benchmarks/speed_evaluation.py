@@ -5,7 +5,8 @@ Items are gathered beforehand for both sides, and before anything is timed the a
 - Prototypes: the same method; all answers must be the same.
 - Fine-tuning: 200 gradient steps on the support's cross-entropy, starting at the prototypes, cosines as logits at the
   start. easyfsl moves the prototypes with Adam at 1e-4 and compares by cosine throughout; we move a linear head from
-  there by plain gradient descent, in dual form. At least 97 % of the answers must be the same.
+  there by plain gradient descent, in dual form. At least 97 % of the answers must be the same, which those of the
+  start nearly are; so our descent must also lower the support's cross-entropy as far as theirs.
 - PT-MAP: the same method on the same transformed features, with easyfsl's settings; ours works on Gram matrices. At
   least 99 % of the answers must be the same: iterations that stop at a tolerance leave some close calls.
 
@@ -16,13 +17,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import cycle
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from peers import Peers, optional
 from stored_pool import DIM, WAY, Episodes
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import cross_entropy, normalize
 from turns import Contender, Pace, how_many_times_faster, take_turns
 
 from models.episodes import one_hot
@@ -101,6 +103,8 @@ def measure_evaluation(method: str, domain: DomainData, peers: Peers, pace: Pace
         torch.stack([next_of_theirs() for _ in range(COMPARED)]).argmax(-1),
         episodes.query_labels[:COMPARED],
     )
+    if method == "finetune":
+        check_descent(theirs, support[:COMPARED], episodes.support_labels[:COMPARED], query[:COMPARED])
     contenders = {
         "ours": Contender(lambda: ours(support, query, membership), TASKS),
         "easyfsl": Contender(next_of_theirs, 1),
@@ -120,3 +124,17 @@ def check_answers(
     print(f"{method}: {same:.2%} of the answers are easyfsl's, accuracy {gain:+.2%}", file=sys.stderr)
     if same < METHODS[method].agreement or gain < -LARGEST_LOSS:
         raise AssertionError(f"{method}: {same:.2%} of the answers are easyfsl's, and accuracy differs by {gain:.2%}")
+
+
+def check_descent(theirs: Any, support: Support, labels: Int[Tensor, "batch support"], query: Query) -> None:
+    """Raise unless our fine-tuning lowers the loss of the support, which both descend, as far as easyfsl's."""
+    ours = cross_entropy(fine_tune(support, support, one_hot(labels, WAY)).flatten(0, 1), labels.flatten())
+    lowered = []
+    for items, own, asked in zip(support, labels, query, strict=True):
+        theirs.process_support_set(items, own)
+        theirs(asked)
+        lowered.append(cross_entropy(theirs.cosine_distance_to_prototypes(items), own))
+    reached = torch.stack(lowered).mean()
+    print(f"finetune: the support's loss is {float(ours):.3f}, easyfsl's {float(reached):.3f}", file=sys.stderr)
+    if ours > reached:
+        raise AssertionError(f"finetune: {float(ours):.3f} is more than {float(reached):.3f}, which easyfsl reaches")
