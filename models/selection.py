@@ -134,7 +134,7 @@ class AutoLearner:
 
     def preference(self, domain: DomainData, support: Int[Tensor, " support"]) -> dict[str, float]:
         """Return the share that each learner gets in the softmax of the scores."""
-        position = ranks(domain.labels[support].unsqueeze(0))[0]
+        position = ranks(support.unsqueeze(0), domain.labels[support].unsqueeze(0))[0]
         some = support[position < MOST_LABELS]
         shares = self.scores(as_episode(domain, some, some[:0])).softmax(-1)[0]
         return dict(zip(self.members, shares.tolist(), strict=True))
@@ -240,10 +240,10 @@ def leave_out(episodes: EpisodeBatch, *, folds: int = FOLDS) -> list[EpisodeBatc
     """Return the episodes of a stratified cross-validation on the support.
 
     In fold f the items whose position within their class is f modulo the number of folds are queries; a class never
-    gives its last item away.
+    gives its last item away. Positions are those in the domain, so that the order of the support plays no part.
     """
     labels = episodes.support_labels
-    position = ranks(labels)
+    position = ranks(episodes.support, labels)
     sizes = episodes.membership.sum(1).long().gather(1, labels.clamp(min=0))
     count = min(folds, int(sizes.max()) if sizes.numel() else 0)
     batches = []
@@ -262,10 +262,10 @@ def leave_out(episodes: EpisodeBatch, *, folds: int = FOLDS) -> list[EpisodeBatc
     return batches
 
 
-def ranks(labels: Int[Tensor, "batch support"]) -> Int[Tensor, "batch support"]:
-    """Return how many earlier items have the same label."""
-    same = labels.unsqueeze(-1) == labels.unsqueeze(-2)
-    return same.tril(-1).sum(-1)
+def ranks(rows: Int[Tensor, "batch item"], labels: Int[Tensor, "batch item"]) -> Int[Tensor, "batch item"]:
+    """Return how many items of the same label have a smaller row number."""
+    is_same = labels.unsqueeze(-1) == labels.unsqueeze(-2)
+    return (is_same & (rows.unsqueeze(-2) < rows.unsqueeze(-1))).sum(-1)
 
 
 def describe(episodes: EpisodeBatch) -> Float[Tensor, "batch statistic"]:
@@ -273,14 +273,18 @@ def describe(episodes: EpisodeBatch) -> Float[Tensor, "batch statistic"]:
 
     That is the logarithms of shot, way and the number of views; the best and the mean gap between similarities within
     and between classes over the views; the mean similarity between classes; and the share of views that items have.
+    A view that no support item has does not count.
     """
     grams = raw_grams(episodes)
     gap, between, _ = separability(grams).unbind(-1)
-    same_for_all = torch.tensor([float(episodes.n_way), float(len(episodes.domain.views))]).log()
-    present = (episodes.presence(episodes.support) & (episodes.support_labels >= 0).unsqueeze(-1)).sum((1, 2))
-    share = present / (grams.is_real.sum(1) * len(episodes.domain.views)).clamp(min=1)
-    columns = [grams.shots.log(), *same_for_all.expand(len(episodes), 2).T]
-    return torch.stack([*columns, gap.amax(1), gap.mean(1), between.mean(1), share], dim=1)
+    is_there = episodes.presence(episodes.support) & (episodes.support_labels >= 0).unsqueeze(-1)
+    is_met = is_there.any(1)
+    n_views = is_met.sum(1).clamp(min=1)
+    best = torch.where(is_met | ~is_met.any(1, keepdim=True), gap, -torch.inf).amax(1)
+    means = [(values * is_met).sum(1) / n_views for values in (gap, between)]
+    share = is_there.sum((1, 2)) / (grams.is_real.sum(1) * n_views).clamp(min=1)
+    n_ways = torch.full_like(best, episodes.n_way)
+    return torch.stack([grams.shots.log(), n_ways.log(), n_views.log(), best, *means, share], dim=1)
 
 
 def _problems(domains: Sequence[DomainData], classes: tuple[str, ...], config: TrainConfig) -> list[EpisodeBatch]:

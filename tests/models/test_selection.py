@@ -1,7 +1,9 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import load, save
-from synthetic import PICTURE, TITLE, class_names, departed_learner, draw, make_domain, support_of
+from synthetic import PICTURE, TITLE, class_names, departed_learner, draw, make_domain, support_of, without_view
 
 from data_contracts.configs import TrainConfig
 from data_contracts.errors import ModelError, ModelRefused
@@ -10,7 +12,16 @@ from models.episodes import as_episode
 from models.features import DomainData
 from models.fused import FusedLearner
 from models.learner import Prior
-from models.selection import AutoLearner, Selector, cross_validate, describe, fit_selection, leave_out, ranks
+from models.selection import (
+    STATISTICS,
+    AutoLearner,
+    Selector,
+    cross_validate,
+    describe,
+    fit_selection,
+    leave_out,
+    ranks,
+)
 
 CONFIG = TrainConfig(n_way=4, n_query=5, shots=(1, 3))
 
@@ -36,8 +47,9 @@ def noisy() -> DomainData:
     return domain
 
 
-def test_position_within_the_class_counts_from_zero():
-    assert ranks(torch.tensor([[2, 0, 2, 2, 0, 1]])).tolist() == [[0, 0, 1, 2, 1, 0]]
+def test_position_within_the_class_is_that_among_its_row_numbers():
+    rows, labels = torch.tensor([[9, 4, 1, 5, 2, 7]]), torch.tensor([[2, 0, 2, 2, 0, 1]])
+    assert ranks(rows, labels).tolist() == [[2, 1, 0, 1, 0, 0]]
 
 
 def test_every_support_item_is_held_out_once_and_is_no_support_then(toys):
@@ -86,6 +98,46 @@ def test_statistics_tell_shots_ways_views_and_gaps_in_the_data(toys):
     complete = describe(draw(make_domain()))
     assert (complete[:, 6] == 1).all()
     assert (one[:, 6] < 1).any()
+
+
+def test_view_that_no_support_item_has_does_not_count_among_the_statistics(toys):
+    batch = draw(toys, n_shot=3)
+    presence = toys.presence.clone()
+    presence[batch.support[0], 1] = False
+    with_hole = describe(replace(batch, domain=toys.with_presence(presence)))
+    without = describe(replace(batch, domain=without_view(toys, "picture")))
+    torch.testing.assert_close(with_hole[0], without[0])
+    assert with_hole[1, 2] > without[1, 2]  # others have it
+
+
+def test_statistics_are_finite_where_no_support_item_has_any_view(toys):
+    bare = toys.with_presence(torch.zeros_like(toys.presence))
+    assert describe(replace(draw(toys), domain=bare)).isfinite().all()
+
+
+@pytest.mark.parametrize("statistic", range(STATISTICS))
+def test_what_each_statistic_tells_of_the_learners_is_learned(statistic):
+    statistics = 5 + torch.randn(200, STATISTICS, generator=torch.Generator().manual_seed(statistic))
+    is_second = statistics[:, statistic] > 5
+    accuracy = torch.stack([~is_second, is_second], dim=1).float()
+    nothing, shots = torch.zeros(200, 2, 2), torch.ones(200)
+    selector = Selector(2)
+    selector.fit(statistics, nothing, shots, accuracy)
+    with torch.no_grad():
+        chosen = selector(statistics, nothing, shots).argmax(-1)
+    assert (chosen == is_second).float().mean() > 0.9
+
+
+def test_better_cross_validation_counts_against_no_learner_whatever_the_training_domains_say():
+    draw_from = torch.Generator().manual_seed(0)
+    statistics, validated = torch.zeros(200, STATISTICS), torch.rand(200, 2, 2, generator=draw_from)
+    shots = torch.randint(1, 10, (200,), generator=draw_from).float()
+    selector = Selector(2)
+    selector.fit(statistics, validated, shots, accuracy=-validated.sum(-1))
+    better = validated + torch.tensor([[0.5], [0.0]])
+    with torch.no_grad():
+        gain = selector(statistics, better, shots) - selector(statistics, validated, shots)
+    assert (gain[:, 0] >= gain[:, 1] - 1e-6).all()
 
 
 def test_learner_that_does_worse_everywhere_is_not_chosen(members, noisy):
