@@ -8,6 +8,9 @@ from data_contracts.names import DomainName
 
 ClusterMethod = Literal["k_means", "hdbscan"]
 
+LARGEST_WINDOW = 5000
+"""Each pair of a drift check's items is compared: twice as many on either side cost four times as much."""
+
 
 class Config(BaseModel):
     """Common rules of every config: immutable, and unknown fields are refused."""
@@ -80,7 +83,12 @@ class DriftConfig(Config):
         default=0.01, ge=0.001, lt=0.5, description="chance of an alarm at one look if nothing has changed"
     )
     at_least: int = Field(default=30, ge=2, description="recent items, and items of the reference, that a test needs")
-    window: int = Field(default=500, ge=2, description="newest items that are looked at; of the reference, as many")
+    window: int = Field(
+        default=500,
+        ge=2,
+        le=LARGEST_WINDOW,
+        description="newest items that are looked at; of the reference, as many; cost grows with its square",
+    )
     seed: int = Field(default=0, ge=0, description="of permutations and draws")
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Group
 
-from data_contracts.configs import DriftConfig
+from data_contracts.configs import LARGEST_WINDOW, DriftConfig
 from data_contracts.names import check_domain
 from deployments.cli.answer import Answer, rows_table
 from deployments.cli.command import command
@@ -25,7 +25,9 @@ def drift(
         float, typer.Option(min=0.001, max=0.499, help="Chance of an alarm at one look if nothing has changed.")
     ] = DriftConfig().false_alarm_rate,
     at_least: Annotated[int, typer.Option(min=2, help="Recent items that a test needs.")] = DriftConfig().at_least,
-    window: Annotated[int, typer.Option(min=2, help="Newest items to look at.")] = DriftConfig().window,
+    window: Annotated[
+        int, typer.Option(min=2, max=LARGEST_WINDOW, help="Newest items to look at; cost grows with the square.")
+    ] = DriftConfig().window,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same result.")] = 0,
 ) -> Answer:
     """Compare recent items with those the champion was adapted among, and announce it if they differ.

@@ -119,6 +119,13 @@ def test_wrong_option_is_named(metafuse, arguments):
     assert arguments[0] in result.err or arguments[1] in result.err
 
 
+@pytest.mark.parametrize("window", ["1", "5001"])
+def test_window_of_drift_has_bounds(metafuse, window):
+    result = metafuse.here("drift", "--window", window)
+    assert result.code == 2
+    assert "--window" in result.err
+
+
 def test_name_that_cannot_be_a_domain_is_refused(metafuse):
     assert "'Noto_RU' cannot name a domain" in metafuse.here("adapt", "Noto_RU").refusal
 
