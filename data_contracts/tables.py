@@ -91,6 +91,7 @@ PREDICTIONS = pa.schema(
         pa.field("probability", pa.float32(), nullable=False),
         pa.field("is_abstained", pa.bool_(), nullable=False),
         pa.field("probabilities_json", pa.string(), nullable=False),
+        pa.field("uncertainty", pa.float32()),
         pa.field("cluster", pa.int64(), nullable=False),
         pa.field("cluster_stability", pa.float32()),
         pa.field("anomaly_score", pa.float32(), nullable=False),
@@ -100,6 +101,7 @@ PREDICTIONS = pa.schema(
     ]
 )
 """`rung` is the step of the fallback ladder that answered: champion, prior_and_support, nearest_centroid, abstain.
+`uncertainty` is how far the heads of an ensemble disagree, in nats; null: one head answered, or nobody.
 `cluster` is -1 for an item in no group; `cluster_stability` is that of all groups of its run together.
 `ask` is 1 for the item whose label would help most, 2 for the next, and so on; null: not asked for.
 """

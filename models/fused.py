@@ -212,11 +212,11 @@ class FusedModel:
             grams = self._grams(self._place(data))
             return self.learner.classify(grams, modality_numbers(self.views))[0].softmax(-1)
 
-    def uncertainty(self, data: DomainData) -> Float[Tensor, " item"]:
-        """Return how far the heads of an ensemble disagree on each item, in nats; 0 where there is one head only."""
+    def uncertainty(self, data: DomainData) -> Float[Tensor, " item"] | None:
+        """Return how far the heads of an ensemble disagree on each item, in nats; None if there is one head only."""
         head = self.learner.head
         if not isinstance(head, EnsembleHead):
-            return torch.zeros(len(data), device=data.labels.device)
+            return None
         with torch.no_grad():
             grams = self._grams(self._place(data))
             return head.uncertainty(grams, self._weights(grams))[0]

@@ -40,6 +40,15 @@ class DomainModel(Protocol):
         ...
 
 
+@runtime_checkable
+class EnsembleModel(Protocol):
+    """A domain model that may be several, which answer together."""
+
+    def uncertainty(self, data: DomainData) -> Float[Tensor, " item"] | None:
+        """Return how far they disagree on each item, in nats; None if there is one only."""
+        ...
+
+
 def can_read(model: DomainModel, views: Sequence[ViewSpec]) -> bool:
     """Say whether a model can answer for items with these views: it knows one of them, and none by another encoder."""
     encoders = {view.name: view.encoder_id for view in views}

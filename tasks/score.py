@@ -29,7 +29,7 @@ from models.downstream import abstention_threshold, cluster, find_anomalies
 from models.features import DomainData
 from models.geometry import centred_views
 from models.label_split import split_labels
-from models.learner import DomainModel, Prior, can_read
+from models.learner import DomainModel, EnsembleModel, Prior, can_read
 from tasks import progress, registry
 from tasks.features import load_domain
 from tasks.lake import Lake, open_lake
@@ -154,6 +154,7 @@ def _predictions(data: DomainData, rung: Rung, config: ScoreConfig, score_id: st
         "probability": confidence.numpy(),
         "is_abstained": abstained.numpy(),
         "probabilities_json": [_as_json(classes, row) for row in probabilities.tolist()],
+        "uncertainty": _uncertainty(data, is_known, rung.model),
         "cluster": groups.numbers.numpy(),
         "cluster_stability": [groups.stability] * len(data),
         "anomaly_score": scores.numpy(),
@@ -198,6 +199,15 @@ def _probabilities(data: DomainData, model: DomainModel | None) -> Float[Tensor,
     if model is None:
         return torch.zeros(len(data), 0)
     return torch.cat([model.predict(part) for part in _parts(data)])
+
+
+def _uncertainty(data: DomainData, is_known: Bool[Tensor, " item"], model: DomainModel | None) -> list[float | None]:
+    """Return how far the heads of an ensemble disagree on each item; None where one head answers, or nobody."""
+    found: list[float | None] = []
+    for part in _parts(data):
+        told = model.uncertainty(part) if isinstance(model, EnsembleModel) else None
+        found += [None] * len(part) if told is None else told.tolist()
+    return [nats if known else None for nats, known in zip(found, is_known.tolist(), strict=True)]
 
 
 def _embedding(data: DomainData, model: DomainModel | None) -> Float[Tensor, "item dim"]:

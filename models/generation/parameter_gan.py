@@ -15,7 +15,7 @@ reads how the unit weight vector of a class answers the prototypes, its own and 
 inner products of `z ~ N(0, 1)` with the support items. Singular values are exact, so that D keeps no state. θ corrects
 nearest centroid with a strength that starts at zero; the sample of z is fixed, its answers are averaged, and their
 disagreement is the uncertainty. By it the mean is less sure than the heads are on average, so abstention heeds it
-already; `FusedModel.uncertainty` tells it alone.
+already; `FusedModel.uncertainty` tells it alone, and `score` writes it down.
 """
 
 import math
@@ -77,7 +77,7 @@ class ParameterGanHead(nn.Module):
         It is the mutual information of answer and head (Houlsby et al., 2011, https://arxiv.org/abs/1112.5745).
         """
         answers = self.ensemble(grams, weights)
-        return (answers.exp() * (answers - average(answers))).sum(-1).mean(0)
+        return (answers.exp() * (answers - average(answers))).sum(-1).mean(0).clamp(min=0)
 
     def ensemble(
         self, grams: EpisodeGrams, weights: Float[Tensor, "batch view"]

@@ -89,7 +89,8 @@ def test_domain_model_answers_as_on_the_cpu(fitted, toys, device):
     support, far = support_of(data, 2), data.to(device.name)
     here, there = fitted.adapt(data, support), deepcopy(fitted).to(device.name).adapt(far, support.to(device.name))
     for answer in (here.predict, here.embed, here.uncertainty):
-        device.check(getattr(there, answer.__name__)(far), answer(data))
+        if (expected := answer(data)) is not None:
+            device.check(getattr(there, answer.__name__)(far), expected)
     assert there.view_weights == pytest.approx(here.view_weights, rel=device.tolerance or 1e-12)
     assert all(value.device.type == "cpu" for value in there.learner.to("cpu").weights().values())
 

@@ -1,4 +1,5 @@
 import json
+import math
 import shutil
 
 import pytest
@@ -56,6 +57,24 @@ def test_champion_answers_for_every_item(adapted):
         assert sum(named.values()) == pytest.approx(1, abs=1e-4)
         assert max(named.values()) == pytest.approx(row["probability"], abs=1e-5)
     assert len({row["cluster"] for row in rows}) == report.clusters == 8
+
+
+def test_champion_that_is_an_ensemble_tells_how_far_its_heads_disagree(lake):
+    add_domain(lake, "hard", per_class=12, spread=3.0, seed=3)
+    train = TrainConfig(steps=10, n_way=2, shots=(1,), n_query=3, learning_rate=0.5)
+    meta_train_prior(lake, MetaTrainConfig(domains=("one",), learners=("parameter_gan",), train=train))
+    adapt_to_domain(lake, "hard", AdaptConfig(shots=3, learner="parameter_gan"))
+    add_items(lake, contract_of("hard", TITLE, YEAR), {"empty": {}}, day=5)
+    assert score_items(lake, "hard", ScoreConfig()).rung == "champion"
+    nats = {row["item_id"]: row["uncertainty"] for row in lake.read("predictions").to_pylist()}
+    assert nats.pop("empty") is None
+    assert 0 <= min(nats.values()) < 0.5 * max(nats.values())
+    assert 1e-3 < max(nats.values()) <= math.log(8)
+
+
+def test_model_of_one_head_tells_no_disagreement(adapted):
+    score_items(adapted, "two", ScoreConfig())
+    assert set(adapted.read("predictions")["uncertainty"].to_pylist()) == {None}
 
 
 def test_groups_by_density_are_other_groups_and_both_have_a_stability(adapted):
@@ -151,15 +170,16 @@ def test_without_any_label_typical_items_are_asked_for(lake):
     assert len({item_id.rpartition("-")[0] for item_id in report.ask}) >= 6
 
 
-def test_table_of_predictions_from_before_anything_was_asked_goes_on(lake):
+def test_table_of_predictions_with_fewer_columns_goes_on(lake):
     score_items(lake, "one", ScoreConfig())
-    older = lake.read("predictions").drop_columns(["ask"])
+    older = lake.read("predictions").drop_columns(["ask", "uncertainty"])
     table = f"{lake.uri}/predictions"
     shutil.rmtree(table)
     write_deltalake(table, older, partition_by=["domain"])
     assert lake.read("predictions").num_rows == 48
     add_labels(lake, "two", {"class-00-00": ""}, day=3)
     assert score_items(lake, "two", ScoreConfig()).ask == ("class-00-00",)
+    assert lake.read("predictions")["uncertainty"].null_count == 144
     counted = lake.query("SELECT domain, count(ask) AS asked, count(*) AS items FROM predictions GROUP BY 1 ORDER BY 1")
     assert [tuple(row.values()) for row in counted.to_pylist()] == [("one", 0, 48), ("two", 1, 96)]
 
