@@ -138,8 +138,7 @@ def find_neighbours(
     products = torch.stack([weights[name] * (items @ pool[name].T) for name, items in rows.items()]).sum(0)
     similarity = (products / lengths.clamp(min=ROUNDING)).masked_fill(is_same, -torch.inf)
     return {
-        name: _nearest(similarity, is_there, count, temperature)
-        for name, is_there in zip(pool, of_pool.T, strict=True)
+        name: _nearest(similarity, is_there, count, temperature) for name, is_there in zip(pool, of_pool.T, strict=True)
     }
 
 
