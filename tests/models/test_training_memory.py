@@ -27,7 +27,7 @@ torch.set_num_threads(1)
 domain = make_domain(classes=6, per_class=4, views=(TITLE, FACTS), missing=0.1)
 config = TrainConfig(steps=10_000, meta_batch=2, n_way=2, shots=(1,), n_query=1, validate_every=500)
 for progress in train(build_learner("maml"), [domain], config):
-    if progress.step in (1_000, 4_000, 7_000, 10_000):
+    if progress.step % 100 == 0:
         print(resident_mib())
 """
 
@@ -37,6 +37,7 @@ for progress in train(build_learner("maml"), [domain], config):
 def test_ten_thousand_steps_of_training_hold_no_more_memory_than_the_first_thousand():
     done = subprocess.run([sys.executable, "-c", MIB_BY_STEP], cwd=ROOT, capture_output=True, text=True, check=True)
     resident = [float(line) for line in done.stdout.split()]
-    print(f"MiB after 1,000, 4,000, 7,000 and 10,000 steps: {resident}")
-    assert len(resident) == 4
-    assert max(resident) - resident[0] < 4
+    assert len(resident) == 101
+    early, late = min(resident[10:20]), min(resident[70:])  # a moment's garbage comes and goes, what is kept stays
+    print(f"MiB held from 1,000 steps on, and from 7,000 on: {early}, {late}")
+    assert late - early < 4
