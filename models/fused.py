@@ -199,11 +199,12 @@ class FusedModel:
         """
         head = self.learner.head
         with torch.no_grad():
-            weights = self._weights(self._grams(self._support()))[0]
             if isinstance(head, WeighingHead):
                 grams = self._grams(self._placed_pool())
                 shares = head.reweigh(grams, self._weights(grams))[0].reshape(len(self.views), -1).sum(1)
                 weights = shares / shares.sum().clamp(min=1e-6)
+            else:
+                weights = self._weights(self._grams(self._support()))[0]
         return dict(zip((view.name for view in self.views), weights.tolist(), strict=True))
 
     def predict(self, data: DomainData) -> Float[Tensor, "item way"]:

@@ -71,7 +71,8 @@ class _PrototypicalLoss(torch.autograd.Function):
         targets: Float[Tensor, "batch way query"],
     ) -> Float[Tensor, ""]:
         hidden = linear(items, first, bias).relu_()
-        support, query = hidden[:, : shares.shape[2]], hidden[:, shares.shape[2] :]
+        n_support = shares.shape[2]
+        support, query = hidden[:, :n_support], hidden[:, n_support:]
         means = shares @ support
         prototypes = means @ last.mT
         towards = prototypes @ last
@@ -84,14 +85,15 @@ class _PrototypicalLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, by_loss: Float[Tensor, ""]) -> tuple[Tensor | None, ...]:
         items, last, shares, targets, hidden, means, prototypes, towards, log_answers, count = ctx.saved_tensors
+        n_way, n_support = shares.shape[1:]
         error = (log_answers.exp() * targets.sum(1, keepdim=True) - targets) * (2 * by_loss / count)
-        by_towards = error @ hidden[:, shares.shape[2] :]
+        by_towards = error @ hidden[:, n_support:]
         by_prototypes = torch.addcmul(by_towards @ last.mT, error.sum(-1, keepdim=True), prototypes, value=-1)
         by_last = prototypes.flatten(0, 1).mT @ by_towards.flatten(0, 1)
         by_last.addmm_(by_prototypes.flatten(0, 1).mT, means.flatten(0, 1))
-        parts = shares.new_zeros(len(shares), hidden.shape[1], 2 * shares.shape[1])
-        parts[:, : shares.shape[2], : shares.shape[1]] = shares.mT
-        parts[:, shares.shape[2] :, shares.shape[1] :] = error.mT
+        parts = shares.new_zeros(len(shares), hidden.shape[1], 2 * n_way)
+        parts[:, :n_support, :n_way] = shares.mT
+        parts[:, n_support:, n_way:] = error.mT
         by_hidden = parts @ torch.cat([by_prototypes @ last, towards], dim=1)
         by_units = torch.ops.aten.threshold_backward(by_hidden, hidden, 0).flatten(0, 1)
         return None, by_units.mT @ items.flatten(0, 1), by_units.sum(0), by_last, None, None

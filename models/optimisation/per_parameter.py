@@ -35,17 +35,15 @@ class PerParameterHead(MamlHead):
     ) -> Float[Tensor, "batch query way"]:
         """Return what the adapted network puts out for the queries."""
         support, query = grams.items.common(weights)
-        layers = [Layer(layer.weight, layer.bias) for layer in (self.first, self.second)]
-        layers.append(blank_layer(self.second.out_features, grams.membership))
-        scales = [rate[:, :1] for rate in self.rates(grams, self.project(grams, weights))]
+        body = [Layer(layer.weight, layer.bias) for layer in (self.first, self.second)]
+        last = blank_layer(self.second.out_features, grams.membership)
+        *scales, scale_of_last = (rate[:, :1] for rate in self.rates(grams, self.project(grams, weights)))
         own = [2 * rate.sigmoid() for rate in self.parameter_rates]
         rates = [
-            Layer(scale * weight, scale * bias)
-            for scale, weight, bias in zip(scales, own[::2], own[1::2], strict=False)
+            Layer(scale * weight, scale * bias) for scale, weight, bias in zip(scales, own[::2], own[1::2], strict=True)
         ]
-        return adapt_each_parameter(
-            layers, support, query, goal, [*rates, Layer(scales[-1], scales[-1])], n_steps=STEPS
-        )
+        rates.append(Layer(scale_of_last, scale_of_last))
+        return adapt_each_parameter([*body, last], support, query, goal, rates, n_steps=STEPS)
 
 
 def adapt_each_parameter(
