@@ -24,7 +24,8 @@ from models.features import DomainData
 from models.learner import Prior
 from models.learning_curve import LearningCurve
 from models.metrics import accuracy_per_episode, estimate, expected_calibration_error, reliability
-from models.selection import choose_among
+from models.rehearsal import learn_to_choose
+from models.selection import AutoLearner
 from models.training import fit_to_data, large_classes, train
 
 MIN_QUERY = 5
@@ -257,9 +258,10 @@ def train_learners(
         trainings[kind] = Training(curve, time.perf_counter() - started)
     trained: dict[str, Prior] = {kind: members[kind] for kind in kinds if kind != AUTO}
     if AUTO in kinds:
-        report(0, 0, "learn to choose")
         started, own = time.perf_counter(), auto_members((AUTO,))
-        trained[AUTO] = choose_among({kind: members[kind] for kind in own}, domains, config)
+        chosen_from = {kind: members[kind] for kind in own}
+        selector = learn_to_choose(chosen_from, domains, config, report)
+        trained[AUTO] = AutoLearner(chosen_from, selector)
         choosing = time.perf_counter() - started
         trainings[AUTO] = Training(LearningCurve(), choosing + sum(trainings[kind].seconds for kind in own))
     return trained, trainings

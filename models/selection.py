@@ -5,7 +5,7 @@ learner does well, given shot, way, views and how well these separate the classe
 be held out and the second decides alone; how much the first counts beyond that is learned and follows the shot.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -13,26 +13,19 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from data_contracts.configs import TrainConfig
-from data_contracts.errors import ModelError
 from models.baselines import raw_grams
-from models.episodes import EpisodeBatch, EpisodeSampler, as_episode
+from models.episodes import EpisodeBatch, as_episode
 from models.features import DomainData
 from models.fused import FusedLearner
 from models.fusion import separability
 from models.learner import DomainModel
-from models.metrics import accuracy_per_episode
 from models.strength import ByShot
-from models.training import split_classes
 
 FOLDS = 5
 MOST_LABELS = 20
 """Labels per class that take part in choosing; more would cost much and change little."""
 
 STATISTICS = 7
-EPISODES = 20
-HIDDEN_SHARES = (0.0, 0.5)
-SHOTS = (1, 2, 5, 10)
 FITTING_STEPS = 300
 PENALTY = 0.1
 
@@ -142,11 +135,10 @@ class AutoLearner:
     def scores(self, episodes: EpisodeBatch) -> Float[Tensor, "batch learner"]:
         """Return the score of every learner for the support of each episode."""
         with torch.no_grad():
-            scores: Tensor = self.selector(describe(episodes), self._validated(episodes), _shots(episodes))
+            scores: Tensor = self.selector(
+                describe(episodes), cross_validated(self.members, episodes), shots_of(episodes)
+            )
         return scores
-
-    def _validated(self, episodes: EpisodeBatch) -> Float[Tensor, "batch learner 2"]:
-        return torch.stack([cross_validate(member, episodes) for member in self.members.values()], dim=1)
 
     def config(self) -> dict[str, Any]:
         """Return what rebuilds the learners."""
@@ -171,55 +163,9 @@ class AutoLearner:
         return dict(self.selector.state_dict())
 
 
-def fit_selection(
-    members: Mapping[str, FusedLearner],
-    domains: Sequence[DomainData],
-    classes: tuple[str, ...],
-    config: TrainConfig,
-    report: Callable[[int, int], None] = lambda *_: None,
-) -> AutoLearner:
-    """Learn to choose among trained learners on episodes of `classes`, which none of them was trained on.
-
-    Shots, ways and the share of missing views vary, so that the choice can follow them.
-
-    Raises:
-        ModelError: there is no learner to choose from.
-    """
-    if not members:
-        raise ModelError("there is no learner to choose from. Train at least one.")
-    auto = AutoLearner(members, Selector(len(members)))
-    problems = _problems(domains, classes, config)
-    if len(members) == 1 or not problems:
-        return auto
-    described, validated, shots, accuracy = [], [], [], []
-    with torch.no_grad():
-        for number, episodes in enumerate(problems):
-            report(number, len(problems))
-            answers = [member.log_probabilities(episodes) for member in members.values()]
-            accuracy.append(torch.stack([accuracy_per_episode(a, episodes.query_labels) for a in answers], dim=1))
-            described.append(describe(episodes))
-            validated.append(auto._validated(episodes))
-            shots.append(_shots(episodes))
-    auto.selector.fit(torch.cat(described), torch.cat(validated), torch.cat(shots), torch.cat(accuracy))
-    return auto
-
-
-def choose_among(
-    members: Mapping[str, FusedLearner],
-    domains: Sequence[DomainData],
-    config: TrainConfig,
-    report: Callable[[int, int], None] = lambda *_: None,
-) -> AutoLearner:
-    """Learn to choose among learners trained with `config`, on the validation classes.
-
-    Statistics are those of the other training classes while this is learned, and of all afterwards.
-    """
-    split = split_classes(domains, config)
-    for member in members.values():
-        member.fit_statistics(domains, (*split.folds[0], *split.folds[1]))
-    auto = fit_selection(members, domains, split.validation, config, report)
-    auto.fit_statistics(domains, split.all)
-    return auto
+def cross_validated(members: Mapping[str, FusedLearner], episodes: EpisodeBatch) -> Float[Tensor, "batch learner 2"]:
+    """Return the cross-validation of every learner."""
+    return torch.stack([cross_validate(member, episodes) for member in members.values()], dim=1)
 
 
 def cross_validate(learner: FusedLearner, episodes: EpisodeBatch) -> Float[Tensor, "batch 2"]:
@@ -287,19 +233,8 @@ def describe(episodes: EpisodeBatch) -> Float[Tensor, "batch statistic"]:
     return torch.stack([grams.shots.log(), n_ways.log(), n_views.log(), best, *means, share], dim=1)
 
 
-def _problems(domains: Sequence[DomainData], classes: tuple[str, ...], config: TrainConfig) -> list[EpisodeBatch]:
-    generator = torch.Generator().manual_seed(config.seed + 2)
-    batches = []
-    for round_number, (shot, hidden) in enumerate((shot, hidden) for shot in SHOTS for hidden in HIDDEN_SHARES):
-        able = [data for data in domains if len(EpisodeSampler(data, classes).usable_classes(shot + 1)) >= 2]
-        for data in (able[round_number % len(able) :] + able[: round_number % len(able)])[:3] if able else []:
-            sampler = EpisodeSampler(data.with_hidden_views(hidden, generator), classes)
-            n_way = min(config.n_way, len(sampler.usable_classes(shot + 1)))
-            batches.append(sampler.sample(EPISODES, n_way, shot, config.n_query, generator))
-    return batches
-
-
-def _shots(episodes: EpisodeBatch) -> Float[Tensor, " batch"]:
+def shots_of(episodes: EpisodeBatch) -> Float[Tensor, " batch"]:
+    """Return the mean number of support items per class."""
     return episodes.membership.sum((1, 2)) / episodes.n_way
 
 

@@ -24,7 +24,8 @@ from models.evaluation import REFERENCE, UNTRAINED, Comparison, EpisodeLearner, 
 from models.features import DomainData
 from models.learner import Prior
 from models.metrics import calibration_error
-from models.selection import AutoLearner, fit_selection
+from models.rehearsal import learn_to_choose
+from models.selection import AutoLearner
 from models.training import fit_to_data, split_classes, validation_accuracies, validation_episodes
 from tasks import progress, registry
 from tasks.claims import once
@@ -35,7 +36,7 @@ from tasks.lake import Lake, open_lake
 from tasks.lineage import fingerprint, lineage_tags
 from tasks.retries import is_transient
 from tasks.tracking import RunLog, tracked_run
-from tasks.train_learner import Trained, train_learner
+from tasks.train_learner import Trained, single_thread, train_learner
 
 
 @task(name="train-prior", retries=1, retry_delay_seconds=10, retry_condition_fn=is_transient, cache_policy=NO_CACHE)
@@ -176,20 +177,17 @@ def _priors(
     split = split_classes(domains, fitted)
     learners = {kind: found.learner for kind, found in trained.items()}
     seconds = {kind: found.seconds for kind, found in trained.items()}
-    for learner in learners.values():
-        learner.fit_statistics(domains, (*split.folds[0], *split.folds[1]))
     priors: dict[str, Prior] = {**learners}
     if AUTO in config.learners:
         started = time.perf_counter()
         members = {kind: learners.pop(kind) for kind in auto_members((AUTO,))}
-        chosen = fit_selection(members, domains, split.validation, fitted, _report_choosing)
-        priors[AUTO] = AutoLearner(members, chosen.selector, learners)
+        with single_thread():
+            selector = learn_to_choose(members, domains, fitted, progress.report)
+        priors[AUTO] = AutoLearner(members, selector, learners)
         seconds[AUTO] = time.perf_counter() - started + sum(seconds[kind] for kind in members)
+    for found in trained.values():
+        found.learner.fit_statistics(domains, (*split.folds[0], *split.folds[1]))
     return priors, seconds
-
-
-def _report_choosing(done: int, total: int) -> None:
-    progress.report(done, total, "learn to choose")
 
 
 def _compare(

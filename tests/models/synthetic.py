@@ -91,3 +91,18 @@ def departed_learner(kind: str = "metric", domains: Sequence[DomainData] = ()) -
     if domains:
         learner.fit_statistics(domains, domains[0].classes)
     return learner
+
+
+def misled_learner() -> FusedLearner:
+    """A learner that has been taught to trust the pictures alone."""
+    learner = build_learner("metric")
+    with torch.no_grad():
+        learner.view_weights.bias[1] = 9.0
+    return learner
+
+
+def domain_of_noisy_pictures(classes: int) -> DomainData:
+    """A domain whose pictures say nothing."""
+    domain = make_domain("noisy", classes=classes, per_class=16, views=(TITLE, PICTURE), seed=3)
+    domain.features["picture"].copy_(torch.randn(domain.features["picture"].shape, generator=torch.Generator()))
+    return domain

@@ -3,35 +3,32 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load, save
-from synthetic import PICTURE, TITLE, class_names, departed_learner, draw, make_domain, support_of, without_view
+from synthetic import (
+    PICTURE,
+    TITLE,
+    departed_learner,
+    domain_of_noisy_pictures,
+    draw,
+    make_domain,
+    misled_learner,
+    support_of,
+    without_view,
+)
 
-from data_contracts.configs import TrainConfig
-from data_contracts.errors import ModelError, ModelRefused
+from data_contracts.errors import ModelRefused
 from models.catalogue import build_learner, load_prior
 from models.episodes import as_episode
 from models.features import DomainData
 from models.fused import FusedLearner
-from models.learner import Prior
 from models.selection import (
     STATISTICS,
     AutoLearner,
     Selector,
     cross_validate,
     describe,
-    fit_selection,
     leave_out,
     ranks,
 )
-
-CONFIG = TrainConfig(n_way=4, n_query=5, shots=(1, 3))
-
-
-def misled_learner() -> FusedLearner:
-    """A learner that has been taught to trust the pictures alone."""
-    learner = build_learner("metric")
-    with torch.no_grad():
-        learner.view_weights.bias[1] = 9.0
-    return learner
 
 
 @pytest.fixture
@@ -41,10 +38,7 @@ def members() -> dict[str, FusedLearner]:
 
 @pytest.fixture
 def noisy() -> DomainData:
-    """Twelve classes whose pictures say nothing."""
-    domain = make_domain("noisy", classes=12, per_class=16, views=(TITLE, PICTURE), seed=3)
-    domain.features["picture"].copy_(torch.randn(domain.features["picture"].shape, generator=torch.Generator()))
-    return domain
+    return domain_of_noisy_pictures(classes=12)
 
 
 def test_position_within_the_class_is_that_among_its_row_numbers():
@@ -140,16 +134,6 @@ def test_better_cross_validation_counts_against_no_learner_whatever_the_training
     assert (gain[:, 0] >= gain[:, 1] - 1e-6).all()
 
 
-def test_learner_that_does_worse_everywhere_is_not_chosen(members, noisy):
-    auto = fit_selection(members, [noisy], noisy.classes, CONFIG)
-    assert isinstance(auto, Prior)
-    for n_shot in (1, 5):
-        assert (auto.scores(draw(noisy, n_shot=n_shot)).argmax(-1) == 0).all()
-    preference = auto.preference(noisy, support_of(noisy, 2))
-    assert preference["metric"] > preference["misled"]
-    assert auto.adapt(noisy, support_of(noisy, 2)).view_weights["title"] == pytest.approx(0.5, abs=1e-4)
-
-
 def test_cross_validation_can_overrule_what_other_domains_taught(members, noisy):
     auto = AutoLearner(members, Selector(2))
     with torch.no_grad():
@@ -173,14 +157,14 @@ def test_answers_are_those_of_the_learner_chosen_for_each_episode(members, noisy
 
 def test_large_support_is_not_used_whole_for_choosing(members):
     domain = make_domain("large", classes=3, per_class=90, views=(TITLE, PICTURE))
-    auto = fit_selection(members, [domain], domain.classes, CONFIG.model_copy(update={"n_way": 3}))
+    auto = AutoLearner(members, Selector(2))
     few, many = auto.preference(domain, support_of(domain, 20)), auto.preference(domain, support_of(domain, 60))
     assert few == many
 
 
 def test_choice_comes_back_from_its_stored_form(noisy):
     members = {"metric": departed_learner(domains=[noisy])}
-    auto = fit_selection(members, [noisy], noisy.classes, CONFIG)
+    auto = AutoLearner(members, Selector(1))
     again = load_prior(auto.config(), load(save(auto.weights())))
     batch = draw(noisy)
     assert again.kind == "auto"
@@ -210,8 +194,3 @@ def test_stored_choice_that_is_not_whole_is_refused(noisy):
         load_prior({"kind": "auto", "members": [{"kind": "oracle"}], "others": []}, weights)
     with pytest.raises(ModelRefused, match="do not fit"):
         load_prior({"kind": "auto"}, weights)
-
-
-def test_nothing_to_choose_from_is_refused(noisy):
-    with pytest.raises(ModelError, match="no learner to choose from"):
-        fit_selection({}, [noisy], class_names(12), CONFIG)

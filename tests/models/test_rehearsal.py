@@ -1,0 +1,102 @@
+import pytest
+import torch
+from synthetic import (
+    PICTURE,
+    TITLE,
+    class_names,
+    departed_learner,
+    domain_of_noisy_pictures,
+    draw,
+    make_domain,
+    misled_learner,
+)
+
+from data_contracts.configs import TrainConfig
+from data_contracts.errors import EpisodeTooSmall, ModelError
+from models.catalogue import build_learner
+from models.features import DomainData
+from models.rehearsal import learn_to_choose, rehearsals
+from models.selection import AutoLearner, Selector
+from models.training import split_classes
+
+CONFIG = TrainConfig(steps=8, meta_batch=4, n_way=4, n_query=5, shots=(1, 3))
+
+
+@pytest.fixture
+def noisy() -> DomainData:
+    return domain_of_noisy_pictures(classes=20)
+
+
+@pytest.fixture
+def shops() -> list[DomainData]:
+    """Four domains with classes of their own, two of which share theirs."""
+    own = [tuple(f"{name}-{number:02d}" for number in range(16)) for name in ("tools", "toys", "books")]
+    return [make_domain(f"shop-{n}", classes=own[n % 3], views=(TITLE, PICTURE), seed=n) for n in range(4)]
+
+
+def test_learners_are_judged_on_domains_and_classes_that_they_do_not_meet(shops):
+    both = rehearsals(shops, CONFIG)
+    assert [[domain.domain for domain in one.domains] for one in both] == [["shop-0", "shop-2"], ["shop-1", "shop-3"]]
+    for one in both:
+        met = {domain.domain for domain in one.domains}
+        known = {name for domain in one.domains for name in domain.classes}
+        assert one.problems
+        for batch in one.problems:
+            assert batch.domain.domain not in met
+            assert known.isdisjoint(
+                batch.domain.classes[number] for number in batch.domain.labels[batch.support].unique()
+            )
+        assert known.isdisjoint(split_classes(shops, CONFIG).validation)
+        assert one.config.steps == CONFIG.steps // 4
+
+
+def test_episodes_vary_in_shot_and_in_the_share_of_missing_views(shops):
+    problems = rehearsals(shops, CONFIG)[0].problems
+    assert {batch.support.shape[1] // batch.n_way for batch in problems} == {1, 2, 5, 10}
+    shares = [batch.domain.presence.float().mean().item() for batch in problems]
+    assert min(shares) < 0.7
+    assert max(shares) == 1
+
+
+def test_what_learners_became_on_these_domains_plays_no_part(shops):
+    kinds, seen = ("ridge", "mahalanobis"), []
+    untrained = {kind: build_learner(kind) for kind in kinds}
+    departed = {kind: departed_learner(kind, shops) for kind in kinds}
+    first = learn_to_choose(untrained, shops, CONFIG, lambda *now: seen.append(now)).state_dict()
+    again = learn_to_choose(departed, shops, CONFIG).state_dict()
+    assert first["slope"].any()
+    for name, value in first.items():
+        assert torch.equal(again[name], value)
+    assert seen == sorted(seen)
+    assert seen[-1] == (8, 8, "learn to choose")
+
+
+def test_where_there_is_one_domain_the_learner_that_does_worse_on_its_classes_is_not_chosen(noisy):
+    members = {"metric": build_learner("metric"), "misled": misled_learner()}
+    assert rehearsals([noisy], CONFIG) == []
+    auto = AutoLearner(members, learn_to_choose(members, [noisy], CONFIG))
+    for n_shot in (1, 5):
+        assert (auto.scores(draw(noisy, n_shot=n_shot)).argmax(-1) == 0).all()
+
+
+def test_half_with_too_few_classes_to_train_on_is_only_judged_by(shops):
+    small = make_domain("small", classes=("pens", "nails"), views=(TITLE, PICTURE))
+    (only,) = rehearsals([shops[0], small], CONFIG)
+    assert [domain.domain for domain in only.domains] == ["shop-0"]
+    assert {batch.domain.domain for batch in only.problems} == {"small"}
+
+
+def test_one_learner_leaves_nothing_to_learn(shops):
+    selector = learn_to_choose({"metric": build_learner("metric")}, shops, CONFIG)
+    assert torch.equal(selector.level, Selector(1).level)
+
+
+def test_nothing_to_choose_from_is_refused(noisy):
+    with pytest.raises(ModelError, match="no learner to choose from"):
+        learn_to_choose({}, [noisy], CONFIG)
+
+
+def test_domains_with_too_few_classes_are_refused():
+    few = make_domain(classes=class_names(5), views=(TITLE, PICTURE))
+    with pytest.raises(EpisodeTooSmall, match="at least 12 classes"):
+        learn_to_choose({kind: build_learner(kind) for kind in ("metric", "ridge")}, [few, few], CONFIG)
