@@ -2,7 +2,7 @@
 
 Departures from the paper: distances are weighted sums over views, and a linear head fine-tuned on the support (a
 logistic regression, whose penalty is learned) is added to them with a strength that starts at zero and may depend on
-the shot. Untrained, the head is nearest centroid.
+the shot, as far as held-out items of the support let it. Untrained, the head is nearest centroid.
 """
 
 import math
@@ -21,8 +21,11 @@ FINE_TUNING_STEPS = 50
 LEAST_LOG, MOST_LOG = -3.0, 6.0
 """Bounds of the logarithm of scikit-learn's C."""
 
+STOPS = (0.25, 0.5, 0.75, 1.0)
+"""Parts of the way from no fine-tuning to all of it at which it may be stopped."""
+
 DOUBT = 2.0
-"""Standard errors by which held-out accuracy has to fall before fine-tuning is dropped."""
+"""Standard errors by which held-out accuracy has to fall before fine-tuning is stopped."""
 
 
 class PrototypicalHead(nn.Module):
@@ -43,10 +46,22 @@ class PrototypicalHead(nn.Module):
         with torch.no_grad():
             near = self.nearest.held_out(grams, weights)
             correction = strength * held_out_logits(gram, grams.membership, tuned, inverse_penalty)
-            is_kept = ~is_worse(near + correction, near, grams.membership)[:, None, None]
+            share = stop_early(near, correction, grams.membership)[:, None, None]
         has_view = grams.query_presence.any(1).unsqueeze(-1)
-        logits: Tensor = self.nearest(grams, weights) + is_kept * has_view * strength * tuned.logits(cross)
+        logits: Tensor = self.nearest(grams, weights) + share * has_view * strength * tuned.logits(cross)
         return logits
+
+
+def stop_early(
+    before: Float[Tensor, "batch support way"],
+    correction: Float[Tensor, "batch support way"],
+    membership: Float[Tensor, "batch support way"],
+) -> Float[Tensor, " batch"]:
+    """Return the share of a correction that is added: the furthest stop where held-out items are not worse off."""
+    share = before.new_zeros(len(before))
+    for stop in STOPS:
+        share = share.masked_fill(~is_worse(before + stop * correction, before, membership), stop)
+    return share
 
 
 def is_worse(

@@ -10,7 +10,7 @@ from torch import Tensor
 from models.episodes import one_hot
 from models.geometry import centred_views
 from models.grams import EpisodeGrams, PlacedItems, distinct_rows, gather_grams
-from models.metric.prototypical import PrototypicalHead, is_worse
+from models.metric.prototypical import PrototypicalHead, is_worse, stop_early
 from models.nearest import NearestCentroid, held_out_nearness, nearness, support_as_queries
 
 WEIGHTS = torch.tensor([0.5, 0.3, 0.2])
@@ -98,6 +98,16 @@ def test_fine_tuning_is_dropped_where_held_out_items_speak_against_it(episode):
         torch.testing.assert_close(found, untrained(grams, WEIGHTS[None]))
         head.fine_tuning.level.fill_(1.0)
         assert (head(grams, WEIGHTS[None]) - found).abs().max() > 0.1
+
+
+def test_fine_tuning_goes_as_far_as_held_out_items_let_it():
+    membership = one_hot(torch.arange(20).remainder(2).unsqueeze(0), 2)
+    harmful = -3 * membership * (torch.arange(20) < 8).unsqueeze(-1)  # these are lost beyond two thirds of the way
+    helpful = torch.zeros_like(membership)
+    before = 2 * membership
+    assert stop_early(before, harmful, membership).item() == 0.5
+    assert stop_early(before, 10 * harmful, membership).item() == 0
+    assert stop_early(before, helpful, membership).item() == 1
 
 
 def test_worse_means_beyond_two_standard_errors_and_items_alone_in_their_class_have_no_say():
