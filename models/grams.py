@@ -132,7 +132,7 @@ def squared_distances(grams: EpisodeGrams) -> Float[Tensor, "batch view query wa
 
 
 def mean_where_unknown(
-    values: Float[Tensor, "*batch query way"], is_known: Bool[Tensor, "*batch 1 way"]
+    values: Float[Tensor, "*batch query way"], is_known: Bool[Tensor, "*batch #query way"]
 ) -> Float[Tensor, "*batch query way"]:
     """Give classes of which nothing is known the mean over the others: absence favours no class."""
     mean = (values * is_known).sum(-1, keepdim=True) / is_known.sum(-1, keepdim=True).clamp(min=1)

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from models.grams import EpisodeGrams, squared_distances
+from models.grams import EpisodeGrams, mean_where_unknown, squared_distances
 from models.strength import ByShot
 
 
@@ -39,18 +39,15 @@ def nearness(grams: EpisodeGrams, weights: Float[Tensor, "batch view"]) -> Float
 def held_out_nearness(grams: EpisodeGrams, weights: Float[Tensor, "batch view"]) -> Float[Tensor, "batch support way"]:
     """Return the nearness of each support item to each class as it would be without the item.
 
-    Without it the mean of the other `n - 1` of its class lies `n / (n - 1)` times as far from it. The only item of a
-    class is as near to it as to the other classes on average.
+    Without it the mean of the other `n - 1` of its class that have a view lies `n / (n - 1)` times as far from it. A
+    view in which it is the only one of its class says nothing of that class then.
     """
-    own, belongs = support_as_queries(grams), grams.membership > 0
+    own = support_as_queries(grams)
     members = grams.membership.unsqueeze(1) * grams.support_presence.unsqueeze(-1)
-    counts = members.sum(2, keepdim=True)
-    further = (counts / (counts - 1).clamp(min=1)).square()
-    squared = squared_distances(own)
-    near = _over_views(-torch.where(members > 0, further * squared, squared), own, weights)
-    others = (~belongs * near).sum(-1, keepdim=True) / max(near.shape[-1] - 1, 1)
-    is_alone = belongs & (grams.membership.sum(1, keepdim=True) == 1)
-    return torch.where(is_alone, others, near)
+    others = members.sum(2, keepdim=True) - members
+    further = torch.where(members > 0, (1 + 1 / others.clamp(min=1)).square(), 1.0)
+    squared = mean_where_unknown(further * squared_distances(own), others > 0) * own.query_presence.unsqueeze(-1)
+    return _over_views(-squared, own, weights)
 
 
 def _over_views(

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from data_contracts.configs import TrainConfig
 from data_contracts.errors import ModelError
@@ -18,8 +17,8 @@ from models.episodes import EpisodeBatch, EpisodeSampler
 from models.features import DomainData
 from models.fused import FusedLearner
 from models.metrics import accuracy_per_episode
-from models.selection import Selector, cross_validated, describe, shots_of
-from models.training import can_draw, fit_to_data, split_classes, train
+from models.selection import Outcomes, Selector, cross_validated, describe, shots_of
+from models.training import can_draw, split_classes, train
 
 EPISODES = 20
 DOMAINS = 3
@@ -28,8 +27,6 @@ SHOTS = (1, 2, 5, 10)
 HIDDEN_SHARES = (0.0, 0.5)
 
 Report = Callable[[int, int, str], None]
-Outcome = tuple[Tensor, Tensor, Tensor, Tensor]
-"""Statistics, cross-validation, shots and accuracy of every learner for some episodes, as `Selector.fit` takes them."""
 
 
 @dataclass(frozen=True)
@@ -62,35 +59,47 @@ def learn_to_choose(
         raise ModelError("there is no learner to choose from. Train at least one.")
     selector = Selector(len(members))
     if len(members) > 1:
-        outcomes = _rehearse(tuple(members), rehearsals(domains, config), report) or _judge(members, domains, config)
+        outcomes = _rehearse(tuple(members), domains, config, report) or _judge(members, domains, config)
         if outcomes:
-            statistics, validated, shots, accuracy = (torch.cat(parts) for parts in zip(*outcomes, strict=True))
-            selector.fit(statistics, validated, shots, accuracy)
+            selector.fit(Outcomes(*(torch.cat(parts) for parts in zip(*outcomes, strict=True))))
     return selector
 
 
 def rehearsals(domains: Sequence[DomainData], config: TrainConfig) -> list[Rehearsal]:
     """Return up to two rehearsals, one for each half of the domains that has classes enough to train on.
 
-    Validation classes are kept from all, because domains may share classes.
+    Validation classes are kept from all, because domains may share classes. A half has fewer classes than the whole and
+    may train with fewer ways, but not with fewer shots.
 
     Raises:
         EpisodeTooSmall: the domains have too few classes or items to train on.
     """
     kept_back = set(split_classes(domains, config).validation)
-    brief = config.model_copy(update={"steps": config.steps // 4})
-    halves, found = (domains[0::2], domains[1::2]), []
-    for met, unmet in (halves, halves[::-1]):
+    by_name = sorted(domains, key=lambda domain: domain.domain)
+    order = torch.randperm(len(by_name), generator=torch.Generator().manual_seed(config.seed)).tolist()
+    first, second = ([by_name[number] for number in order[part::2]] for part in (0, 1))
+    found = []
+    for met, unmet in ((first, second), (second, first)):
         known = [domain.with_classes(tuple(c for c in domain.classes if c not in kept_back)) for domain in met]
         taught = {name for domain in known for name in domain.classes}
         new = tuple(sorted({name for domain in unmet for name in domain.classes} - taught))
-        fitted, problems = fit_to_data(brief, known), _problems(unmet, new, config)
-        if problems and can_draw(known, fitted):
+        fitted, problems = _brief(known, config), _problems(unmet, new, config)
+        if fitted and problems:
             found.append(Rehearsal(known, fitted, problems))
     return found
 
 
-def _rehearse(kinds: Sequence[str], found: Sequence[Rehearsal], report: Report) -> list[Outcome]:
+def _brief(domains: Sequence[DomainData], config: TrainConfig) -> TrainConfig | None:
+    """Return the config for a quarter of the steps with as many ways as can be drawn, if any can."""
+    steps = max(1, config.steps // 4)
+    brief = [config.model_copy(update={"steps": steps, "n_way": n_way}) for n_way in range(config.n_way, 1, -1)]
+    return next((candidate for candidate in brief if can_draw(domains, candidate)), None)
+
+
+def _rehearse(
+    kinds: Sequence[str], domains: Sequence[DomainData], config: TrainConfig, report: Report
+) -> list[Outcomes]:
+    found = rehearsals(domains, config)
     outcomes, done, total = [], 0, sum(rehearsal.config.steps for rehearsal in found) * len(kinds)
     for rehearsal in found:
         learners = {kind: build_learner(kind) for kind in kinds}
@@ -98,25 +107,32 @@ def _rehearse(kinds: Sequence[str], found: Sequence[Rehearsal], report: Report) 
             for now in train(learner, rehearsal.domains, rehearsal.config):
                 report(done + now.step, total, "learn to choose")
             done += rehearsal.config.steps
-        outcomes += [_outcome(learners, episodes) for episodes in rehearsal.problems]
+        outcomes += _try(learners, rehearsal.problems, domains)
     return outcomes
 
 
-def _judge(members: Mapping[str, FusedLearner], domains: Sequence[DomainData], config: TrainConfig) -> list[Outcome]:
+def _judge(members: Mapping[str, FusedLearner], domains: Sequence[DomainData], config: TrainConfig) -> list[Outcomes]:
     split = split_classes(domains, config)
     for member in members.values():
         member.fit_statistics(domains, (*split.folds[0], *split.folds[1]))
-    outcomes = [_outcome(members, episodes) for episodes in _problems(domains, split.validation, config)]
+    outcomes = _try(members, _problems(domains, split.validation, config), domains)
     for member in members.values():
         member.fit_statistics(domains, split.all)
     return outcomes
 
 
-def _outcome(members: Mapping[str, FusedLearner], episodes: EpisodeBatch) -> Outcome:
-    with torch.no_grad():
+@torch.no_grad()
+def _try(
+    members: Mapping[str, FusedLearner], problems: Sequence[EpisodeBatch], domains: Sequence[DomainData]
+) -> list[Outcomes]:
+    names, outcomes = [domain.domain for domain in domains], []
+    for episodes in problems:
         answers = [member.log_probabilities(episodes) for member in members.values()]
         accuracy = torch.stack([accuracy_per_episode(a, episodes.query_labels) for a in answers], dim=1)
-        return describe(episodes), cross_validated(members, episodes), shots_of(episodes), accuracy
+        number = torch.full((len(episodes),), names.index(episodes.domain.domain))
+        validated = cross_validated(members, episodes)
+        outcomes.append(Outcomes(describe(episodes), validated, shots_of(episodes), accuracy, number))
+    return outcomes
 
 
 def _problems(domains: Sequence[DomainData], classes: tuple[str, ...], config: TrainConfig) -> list[EpisodeBatch]:
@@ -126,6 +142,7 @@ def _problems(domains: Sequence[DomainData], classes: tuple[str, ...], config: T
         able = [data for data in domains if len(EpisodeSampler(data, classes).usable_classes(shot + 1)) >= 2]
         for data in (able[round_number % len(able) :] + able[: round_number % len(able)])[:DOMAINS] if able else []:
             sampler = EpisodeSampler(data.with_hidden_views(hidden, generator), classes)
-            n_way = min(config.n_way, len(sampler.usable_classes(shot + 1)))
+            most = min(2 * config.n_way, len(sampler.usable_classes(shot + 1)))
+            n_way = int(torch.randint(2, most + 1, (), generator=generator))
             batches.append(sampler.sample(EPISODES, n_way, shot, config.n_query, generator))
     return batches

@@ -6,8 +6,8 @@ accurate of these two, chosen on these very episodes, which can only make it sma
 in common, the tested ones are kept out of training as well; where they have not, only the domain is unseen, and the row
 says so.
 
-Sets of classes are calibrated for each shot on episodes of the training domains, of classes that took part only in
-choosing a state of the learner. A new domain is not exchangeable with these, so what its sets cover is a finding.
+Sets of classes are calibrated for each shot on episodes of the training domains, of classes that no weight was trained
+on: they took part in choosing a state of the learner, its temperature, and what `auto` chooses. A new domain is not exchangeable with these, so what its sets cover is a finding.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,7 @@
 """Meta-train a prior over domains: read features, train with checkpoints, register, and let the gate decide.
 
 The same data and config give the version that is registered already; a run that was stopped goes on from its last
-checkpoint; of many runs at once, one works and the others get its result.
+checkpoint, but learns to choose among learners anew; of many runs at once, one works and the others get its result.
 """
 
 import json
@@ -251,7 +251,7 @@ def _card(facts: Mapping[str, str], config: TrainConfig) -> str:
 A `{facts["learner"]}` prior, meta-trained on {facts["labels"]} labelled items of {facts["classes"]} classes in the
 domains {facts["domains"].replace(",", ", ")}. Learners that were trained: {facts["learners"].replace(",", ", ")}.
 
-On {config.n_way}-way episodes of classes it was not trained on it reached {accuracy:.3f} accuracy; before training,
+On {config.n_way}-way episodes of classes that only chose its state, and for `auto` the learner, it reached {accuracy:.3f} accuracy; before training,
 every learner has {before:.3f}.
 
 It answers nothing by itself: adapt it to a domain. It reads the vectors of frozen encoders, named in the lake.

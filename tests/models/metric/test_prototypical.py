@@ -7,7 +7,7 @@ from sklearn.linear_model import LogisticRegression
 from synthetic import draw, make_domain
 from torch import Tensor
 
-from models.episodes import one_hot
+from models.episodes import EpisodeBatch, one_hot
 from models.geometry import centred_views
 from models.grams import EpisodeGrams, PlacedItems, distinct_rows, gather_grams
 from models.metric.prototypical import PrototypicalHead, is_worse, stop_early
@@ -131,12 +131,27 @@ def test_held_out_nearness_is_that_to_the_mean_of_the_others(episode):
         torch.testing.assert_close(found[item], expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("n_shot", [1, 2, 3, 5])
+def test_held_out_nearness_is_that_of_the_episode_without_the_item_where_views_are_missing(n_shot):
+    domain = make_domain(missing=0.5)
+    batch = draw(domain, batch=20, n_shot=n_shot)
+    grams = gather(batch)
+    found, own = held_out_nearness(grams, WEIGHTS.expand(20, 3)), support_as_queries(grams)
+    for item in range(batch.support.shape[1]):
+        kept = own.membership * (torch.arange(batch.support.shape[1]) != item).unsqueeze(-1)
+        expected = nearness(replace(own, membership=kept), WEIGHTS.expand(20, 3))
+        torch.testing.assert_close(found[:, item], expected[:, item], atol=1e-4, rtol=0)
+
+
 def test_only_item_of_a_class_is_held_to_be_of_no_class_in_particular():
-    batch = draw(make_domain(), batch=1, n_way=4, n_shot=1)
-    rows, support, query = distinct_rows(batch)
-    views = centred_views(batch.domain, rows)
-    items = PlacedItems(tuple(views.values()), tuple(view.encoder_id for view in batch.domain.views), support, query)
-    grams = gather_grams(items, batch.domain.presence[rows], batch.membership)
+    grams = gather(draw(make_domain(), batch=1, n_way=4, n_shot=1))
     logits = NearestCentroid().held_out(grams, WEIGHTS[None])
     own = (grams.membership * logits).sum(-1)
     torch.testing.assert_close(own, ((1 - grams.membership) * logits).sum(-1) / 3)
+
+
+def gather(batch: EpisodeBatch) -> EpisodeGrams:
+    rows, support, query = distinct_rows(batch)
+    views = centred_views(batch.domain, rows)
+    items = PlacedItems(tuple(views.values()), tuple(view.encoder_id for view in batch.domain.views), support, query)
+    return gather_grams(items, batch.domain.presence[rows], batch.membership)
