@@ -7,7 +7,8 @@ in common, the tested ones are kept out of training as well; where they have not
 says so.
 
 Sets of classes are calibrated for each shot on episodes of the training domains, of classes that no weight was trained
-on: they took part in choosing a state of the learner, its temperature, and what `auto` chooses. A new domain is not exchangeable with these, so what its sets cover is a finding.
+on: they took part in choosing a state of the learner, its temperature, and what `auto` chooses. A new domain is not
+exchangeable with these, so what its sets cover is a finding.
 """
 
 from collections.abc import Mapping, Sequence
