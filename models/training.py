@@ -28,12 +28,6 @@ VALIDATION_EPISODES = 40
 CALIBRATION_EPISODES = 20
 """Of every shot, domain and part of the classes."""
 
-LUCK = 1.5
-"""Times the interval of its loss by which a state may be behind the best, which leads by luck as well.
-
-About three standard errors: what the best of nine looks calls for (Bonferroni; the default run takes nine).
-"""
-
 EPISODES_AT_ONCE = 32
 """A larger meta-batch is worked through in parts, which bounds memory."""
 
@@ -244,7 +238,7 @@ class _Run:
         if self.best_accuracy is None or self.last_accuracy > self.best_accuracy.mean().item():
             self.best_accuracy = accuracy
         lost = estimate(self.best_accuracy - accuracy)
-        if lost.mean <= LUCK * lost.ci95:
+        if lost.mean <= lost.ci95:
             self.best = self._snapshot()
 
     def finish(self) -> None:
