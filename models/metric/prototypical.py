@@ -6,7 +6,6 @@ the shot, as far as held-out items of the support let it. Untrained, the head is
 """
 
 import math
-from collections.abc import Sequence
 
 import torch
 from jaxtyping import Bool, Float
@@ -23,11 +22,7 @@ LEAST_LOG, MOST_LOG = -3.0, 6.0
 """Bounds of the logarithm of scikit-learn's C."""
 
 STOPS = (0.25, 0.5, 0.75, 1.0)
-"""Parts of the way from no fine-tuning to all of it at which it may be stopped.
-
-Training knows all or nothing: a loss that earlier stops protect learns too weak a penalty, which cost 0.1 points on
-tables at five shots.
-"""
+"""Parts of the way from no fine-tuning to all of it at which it may be stopped."""
 
 DOUBT = 2.0
 """Standard errors by which held-out accuracy has to fall before fine-tuning is stopped."""
@@ -48,11 +43,10 @@ class PrototypicalHead(nn.Module):
         inverse_penalty = self.log_inverse_penalty(grams.shots).squeeze(-1).clamp(LEAST_LOG, MOST_LOG).exp()
         tuned = fit_logistic(gram, grams.membership, inverse_penalty, steps=FINE_TUNING_STEPS)
         strength = self.fine_tuning(grams.shots).unsqueeze(-1)
-        stops = STOPS[-1:] if torch.is_grad_enabled() else STOPS
         with torch.no_grad():
             near = self.nearest.held_out(grams, weights)
             correction = strength * held_out_logits(gram, grams.membership, tuned, inverse_penalty)
-            share = stop_early(near, correction, grams.membership, stops)[:, None, None]
+            share = stop_early(near, correction, grams.membership)[:, None, None]
         has_view = grams.query_presence.any(1).unsqueeze(-1)
         logits: Tensor = self.nearest(grams, weights) + share * has_view * strength * tuned.logits(cross)
         return logits
@@ -62,11 +56,10 @@ def stop_early(
     before: Float[Tensor, "batch support way"],
     correction: Float[Tensor, "batch support way"],
     membership: Float[Tensor, "batch support way"],
-    stops: Sequence[float] = STOPS,
 ) -> Float[Tensor, " batch"]:
     """Return the share of a correction that is added: the furthest stop where held-out items are not worse off."""
     share = before.new_zeros(len(before))
-    for stop in stops:
+    for stop in STOPS:
         share = share.masked_fill(~is_worse(before + stop * correction, before, membership), stop)
     return share
 

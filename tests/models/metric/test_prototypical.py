@@ -108,7 +108,6 @@ def test_fine_tuning_goes_as_far_as_held_out_items_let_it():
     assert stop_early(before, harmful, membership).item() == 0.5
     assert stop_early(before, 10 * harmful, membership).item() == 0
     assert stop_early(before, helpful, membership).item() == 1
-    assert stop_early(before, harmful, membership, stops=(1.0,)).item() == 0
 
 
 def test_worse_means_beyond_two_standard_errors_and_items_alone_in_their_class_have_no_say():
