@@ -83,8 +83,8 @@ def test_what_learners_became_on_these_domains_plays_no_part(shops):
     kinds, seen = ("ridge", "mahalanobis"), []
     untrained = {kind: build_learner(kind) for kind in kinds}
     departed = {kind: departed_learner(kind, shops) for kind in kinds}
-    first = learn_to_choose(untrained, shops, CONFIG, lambda *now: seen.append(now)).state_dict()
-    again = learn_to_choose(departed, shops, CONFIG).state_dict()
+    first = learn_to_choose(untrained, shops[:2], CONFIG, lambda *now: seen.append(now)).state_dict()
+    again = learn_to_choose(departed, shops[:2], CONFIG).state_dict()
     assert first["slope"].any()
     for name, value in first.items():
         assert torch.equal(again[name], value)
