@@ -9,12 +9,14 @@ from synthetic import (
     draw,
     make_domain,
     misled_learner,
+    support_of,
 )
 
 from data_contracts.configs import TrainConfig
 from data_contracts.errors import EpisodeTooSmall, ModelError
 from models.catalogue import build_learner
 from models.features import DomainData
+from models.learner import Prior
 from models.rehearsal import learn_to_choose, rehearsals
 from models.selection import AutoLearner, Selector
 from models.training import split_classes
@@ -98,6 +100,10 @@ def test_where_there_is_one_domain_the_learner_that_does_worse_on_its_classes_is
     auto = AutoLearner(members, learn_to_choose(members, [noisy], CONFIG))
     for n_shot in (1, 5):
         assert (auto.scores(draw(noisy, n_shot=n_shot)).argmax(-1) == 0).all()
+    assert isinstance(auto, Prior)
+    preference = auto.preference(noisy, support_of(noisy, 2))
+    assert preference["metric"] > preference["misled"]
+    assert auto.adapt(noisy, support_of(noisy, 2)).view_weights["title"] == pytest.approx(0.5, abs=1e-4)
 
 
 def test_half_with_too_few_classes_to_train_on_is_only_judged_by(shops):

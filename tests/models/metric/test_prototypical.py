@@ -22,10 +22,8 @@ def episode() -> tuple[EpisodeGrams, Tensor, Tensor, Tensor]:
     batch = draw(make_domain(), batch=1, n_way=4, n_shot=3)
     rows, support, query = distinct_rows(batch)
     views = centred_views(batch.domain, rows)
-    items = PlacedItems(tuple(views.values()), tuple(view.encoder_id for view in batch.domain.views), support, query)
-    grams = gather_grams(items, batch.domain.presence[rows], batch.membership)
     joined = torch.cat([w**0.5 * items for w, items in zip(WEIGHTS, views.values(), strict=True)], dim=-1)
-    return grams, joined[support[0]], batch.support_labels[0], joined[query[0]]
+    return gather(batch), joined[support[0]], batch.support_labels[0], joined[query[0]]
 
 
 def distances(items: Tensor, support: Tensor, labels: Tensor) -> Tensor:
