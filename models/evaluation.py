@@ -5,7 +5,7 @@ Accuracies are compared episode by episode, because draws of classes differ by f
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol, runtime_checkable
@@ -26,7 +26,7 @@ from models.learning_curve import LearningCurve
 from models.metrics import accuracy_per_episode, estimate, expected_calibration_error, reliability
 from models.rehearsal import learn_to_choose
 from models.selection import AutoLearner
-from models.training import fit_to_data, large_classes, train
+from models.training import Report, fit_to_data, large_classes, train
 
 MIN_QUERY = 5
 """A class needs this many items besides its support to take part in a test."""
@@ -36,9 +36,6 @@ UNTRAINED = "nearest_centroid"
 """Name of what every learner is before it is trained."""
 
 EPISODES_AT_ONCE = 200
-
-Report = Callable[[int, int, str], None]
-"""Called with what is done, the total, and what is being done."""
 
 
 @runtime_checkable

@@ -5,7 +5,7 @@ the more it can learn of a domain, the more. So each half of the domains trains 
 steps, and the other half says how well these do where domains and classes are new, as they are wherever `auto` is used.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,15 +18,13 @@ from models.features import DomainData
 from models.fused import FusedLearner
 from models.metrics import accuracy_per_episode
 from models.selection import Outcomes, Selector, cross_validated, describe, shots_of
-from models.training import can_draw, split_classes, train
+from models.training import Report, can_draw, split_classes, train
 
 EPISODES = 20
 DOMAINS = 3
 """Of every shot and share of missing views: so many domains, and so many episodes of each."""
 SHOTS = (1, 2, 5, 10)
 HIDDEN_SHARES = (0.0, 0.5)
-
-Report = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)

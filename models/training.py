@@ -8,7 +8,7 @@ in that contest. In the end the learner is calibrated on all classes, each with 
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,6 +33,10 @@ EPISODES_AT_ONCE = 32
 
 EPISODE_CLASSES = 16
 """Episodes of one step draw from this many classes, so that they share most of their rows."""
+
+
+Report = Callable[[int, int, str], None]
+"""Called with what is done, the total, and what is being done."""
 
 
 @dataclass(frozen=True)

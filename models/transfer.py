@@ -28,7 +28,6 @@ from models.evaluation import (
     UNTRAINED,
     Answers,
     EpisodeLearner,
-    Report,
     answer,
     check_classes,
     compare,
@@ -40,7 +39,7 @@ from models.evaluation import (
 from models.features import DomainData
 from models.learner import Prior
 from models.metrics import estimate, expected_calibration_error
-from models.training import can_draw, fit_to_data, large_classes, split_classes
+from models.training import Report, can_draw, fit_to_data, large_classes, split_classes
 
 CALIBRATION_EPISODES = 40
 """Of every shot and training domain."""

@@ -27,7 +27,6 @@ from data_contracts.configs import BenchmarkConfig
 from data_contracts.names import Modality
 from models.evaluation import (
     UNTRAINED,
-    Report,
     check_classes,
     compare,
     draw_episodes,
@@ -37,7 +36,7 @@ from models.evaluation import (
 )
 from models.features import DomainData
 from models.metrics import estimate
-from models.training import fit_to_data
+from models.training import Report, fit_to_data
 from tasks.features import load_domain
 from tasks.lake import Lake
 
