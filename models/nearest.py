@@ -39,15 +39,25 @@ def nearness(grams: EpisodeGrams, weights: Float[Tensor, "batch view"]) -> Float
 def held_out_nearness(grams: EpisodeGrams, weights: Float[Tensor, "batch view"]) -> Float[Tensor, "batch support way"]:
     """Return the nearness of each support item to each class as it would be without the item.
 
-    Without it the mean of the other `n - 1` of its class that have a view lies `n / (n - 1)` times as far from it. A
-    view in which it is the only one of its class says nothing of that class then.
+    A view in which it is the only one of its class says nothing of that class then.
     """
     own = support_as_queries(grams)
     members = grams.membership.unsqueeze(1) * grams.support_presence.unsqueeze(-1)
-    others = members.sum(2, keepdim=True) - members
-    further = torch.where(members > 0, (1 + 1 / others.clamp(min=1)).square(), 1.0)
-    squared = mean_where_unknown(further * squared_distances(own), others > 0) * own.query_presence.unsqueeze(-1)
+    squared = without_own(squared_distances(own), members) * own.query_presence.unsqueeze(-1)
     return _over_views(-squared, own, weights)
+
+
+def without_own(
+    squared: Float[Tensor, "*batch support way"], members: Float[Tensor, "*batch support way"]
+) -> Float[Tensor, "*batch support way"]:
+    """Return squared distances of support items to the class means as they would be without the item.
+
+    Without it the mean of the other `n - 1` of its class lies `n / (n - 1)` times as far from it. From an item that was
+    alone in its class there is no distance to it then, but the mean of those to the other classes.
+    """
+    others = members.sum(-2, keepdim=True) - members
+    further = torch.where(members > 0, (1 + 1 / others.clamp(min=1)).square(), 1.0)
+    return mean_where_unknown(further * squared, others > 0)
 
 
 def _over_views(

@@ -4,6 +4,7 @@ The network is trained on labelled items of base classes, as in Hadsell et al., 
 https://arxiv.org/abs/1412.6622. Departures: the embedding below it is frozen, which leaves two layers (512-256-64, wide
 enough for several views at once) to learn; and squared distances in its space, in units of the spread of the support
 there, are averaged with those of nearest centroid by a gate, which is learned, follows the shot and starts closed.
+On a new domain a linear classifier in the joint space of both is fine-tuned on the support, as `fine_tuning.py` says.
 
 A network knows the classes that it was trained on too well. Its weights are therefore no concern of the outer loop:
 they are fitted on one fold of the classes, while the gate is learned on episodes of the other.
@@ -19,9 +20,10 @@ from torch import Tensor, nn
 from models.common_space import COMMON_DIM
 from models.episodes import mean_shares
 from models.grams import EpisodeGrams
+from models.metric.fine_tuning import FineTuning
 from models.metric.known import where_known
 from models.metric.losses import ROUNDING, contrastive_loss, euclidean, pairwise_squared, triplet_loss
-from models.nearest import NearestCentroid, nearness
+from models.nearest import NearestCentroid, held_out_nearness, nearness, support_as_queries, without_own
 from models.strength import ByShot
 
 TRIPLET_MARGIN = 0.3
@@ -71,7 +73,10 @@ NetworkFit = Callable[[MetricNetwork, Sequence[Float[Tensor, "_ common"]], Seque
 
 
 class LearnedMetricHead(nn.Module):
-    """Score queries by their squared distance to class prototypes, in the fused space and in the network's."""
+    """Score queries by their squared distance to class prototypes, in the fused space and in the network's.
+
+    The two are one space, that of the distances' mean, in which a linear classifier is fine-tuned.
+    """
 
     def __init__(self, fit_network: NetworkFit) -> None:
         super().__init__()
@@ -79,15 +84,33 @@ class LearnedMetricHead(nn.Module):
         self.nearest = NearestCentroid()
         self.network = MetricNetwork().requires_grad_(False)
         self.gate = ByShot()
+        self.fine_tuning = FineTuning()
 
     def forward(self, grams: EpisodeGrams, weights: Float[Tensor, "batch view"]) -> Float[Tensor, "batch query way"]:
         """Return logits of the queries."""
         support, query = (self.network(items) for items in grams.items.common(weights))
-        prototypes = mean_shares(grams.membership).mT @ support
-        learned = where_known(pairwise_squared(query, prototypes), grams) / spread(support, grams.is_real)
+        unit = spread(support, grams.is_real)
         gate = self.gate(grams.shots).clamp(min=0).unsqueeze(-1)
-        distances = (gate * learned - nearness(grams, weights)) / (1 + gate)
-        logits: Tensor = -self.nearest.scale(grams) * distances
+
+        def joined(
+            learned: Float[Tensor, "batch item other"], fused: Float[Tensor, "batch item other"]
+        ) -> Float[Tensor, "batch item other"]:
+            mean: Tensor = (gate * learned / unit + fused) / (1 + gate)
+            return mean
+
+        prototypes = mean_shares(grams.membership).mT @ support
+        to_query = where_known(pairwise_squared(query, prototypes), grams)
+        own = without_own(pairwise_squared(support, prototypes), grams.membership)
+        to_support = where_known(own, support_as_queries(grams))
+        gram, cross = grams.fused(weights)
+        scale = self.nearest.scale(grams)
+        logits: Tensor = self.fine_tuning(
+            -scale * joined(to_query, -nearness(grams, weights)),
+            -scale * joined(to_support, -held_out_nearness(grams, weights)),
+            joined(support @ support.mT, gram),
+            joined(query @ support.mT, cross),
+            grams,
+        )
         return logits
 
     def fit(self, items: Sequence[Float[Tensor, "_ common"]], labels: Sequence[Int[Tensor, " _"]]) -> None:

@@ -11,6 +11,8 @@ from models.catalogue import build_learner
 from models.episodes import EpisodeBatch, EpisodeSampler
 from models.features import DomainData, ViewSpec
 from models.fused import FusedLearner
+from models.geometry import centred_views
+from models.grams import EpisodeGrams, PlacedItems, distinct_rows, gather_grams
 
 TITLE = ViewSpec("title", "text", "words-1", 12)
 PICTURE = ViewSpec("picture", "image", "pixels-1", 16)
@@ -61,6 +63,14 @@ def draw(
     domain: DomainData, batch: int = 6, n_way: int = 4, n_shot: int = 2, n_query: int = 5, *, seed: int = 0
 ) -> EpisodeBatch:
     return EpisodeSampler(domain).sample(batch, n_way, n_shot, n_query, torch.Generator().manual_seed(seed))
+
+
+def gather(batch: EpisodeBatch) -> EpisodeGrams:
+    """Return episodes as similarities of items that are centred and nothing else."""
+    rows, support, query = distinct_rows(batch)
+    views = tuple(centred_views(batch.domain, rows).values())
+    items = PlacedItems(views, tuple(view.encoder_id for view in batch.domain.views), support, query)
+    return gather_grams(items, batch.domain.presence[rows], batch.membership)
 
 
 def support_of(domain: DomainData, n_shot: int) -> Tensor:

@@ -1,11 +1,11 @@
 import pytest
 import torch
-from synthetic import draw, make_domain
+from sklearn.linear_model import LogisticRegression
+from synthetic import draw, gather, make_domain
 from torch import Tensor
 
 from models.common_space import COMMON_DIM
-from models.geometry import centred_views
-from models.grams import EpisodeGrams, PlacedItems, distinct_rows, gather_grams
+from models.grams import EpisodeGrams
 from models.metric.losses import euclidean, pairwise_squared
 from models.metric.network import LearnedMetricHead, MetricNetwork, contrastive_head, triplet_head
 from models.metric.prototypical_episodes import protonet_head
@@ -16,11 +16,7 @@ WEIGHTS = torch.tensor([0.5, 0.3, 0.2])
 
 @pytest.fixture
 def episode() -> EpisodeGrams:
-    batch = draw(make_domain(), batch=1, n_way=4, n_shot=3)
-    rows, support, query = distinct_rows(batch)
-    views = tuple(centred_views(batch.domain, rows).values())
-    items = PlacedItems(views, tuple(view.encoder_id for view in batch.domain.views), support, query)
-    return gather_grams(items, batch.domain.presence[rows], batch.membership)
+    return gather(draw(make_domain(), batch=1, n_way=4, n_shot=3))
 
 
 @pytest.fixture(params=[triplet_head, contrastive_head, protonet_head], ids=["triplet", "contrastive", "protonet"])
@@ -97,3 +93,23 @@ def test_logits_are_a_mean_of_both_distances_by_the_gate(head, episode):
     learned = torch.cdist(query, prototypes).square() / spread
     expected = -torch.tensor(2.0).exp() * (0.5 * learned - nearness(episode, WEIGHTS[None])[0]) / 1.5
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_scikit_learns_classifier_in_the_space_of_both_distances_is_what_fine_tuning_adds(head, episode):
+    fused = torch.cat([w**0.5 * items for w, items in zip(WEIGHTS, episode.items.views, strict=True)], dim=-1)
+    with torch.no_grad():
+        head.gate.level.fill_(0.5)
+        start = head(episode, WEIGHTS[None])[0]
+        head.fine_tuning.strength.level.fill_(0.6)
+        found = head(episode, WEIGHTS[None])[0] - start
+        learned = [head.network(items)[0] for items in episode.items.common(WEIGHTS[None])]
+    unit = (learned[0] - learned[0].mean(0)).square().sum(-1).mean()
+    numbers = (episode.items.support[0], episode.items.query[0])
+    support, query = (
+        torch.cat([(0.5 / unit) ** 0.5 * items, fused[rows]], dim=-1) / 1.5**0.5
+        for items, rows in zip(learned, numbers, strict=True)
+    )
+    model = LogisticRegression(C=10.0, tol=1e-6).fit(support.numpy(), episode.membership[0].argmax(-1).numpy())
+    expected = 0.6 * torch.from_numpy(model.decision_function(query.numpy())).float()
+    expected, found = (logits - logits.mean(-1, keepdim=True) for logits in (expected, found))
+    torch.testing.assert_close(found, expected, atol=3e-2, rtol=0)

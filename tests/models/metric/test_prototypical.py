@@ -4,13 +4,12 @@ from dataclasses import replace
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
-from synthetic import draw, make_domain
+from synthetic import draw, gather, make_domain
 from torch import Tensor
 
-from models.episodes import EpisodeBatch, one_hot
 from models.geometry import centred_views
-from models.grams import EpisodeGrams, PlacedItems, distinct_rows, gather_grams
-from models.metric.prototypical import PrototypicalHead, is_worse, stop_early
+from models.grams import EpisodeGrams, distinct_rows
+from models.metric.prototypical import PrototypicalHead
 from models.nearest import NearestCentroid, held_out_nearness, nearness, support_as_queries
 
 WEIGHTS = torch.tensor([0.5, 0.3, 0.2])
@@ -61,9 +60,9 @@ def test_fine_tuning_adds_scikit_learns_logistic_regression_on_explicit_features
     grams, support, labels, query = episode
     head = PrototypicalHead()
     with torch.no_grad():
-        head.fine_tuning.level.fill_(0.6)
-        head.fine_tuning.slope.fill_(0.1)
-        head.log_inverse_penalty.level.fill_(0.2)
+        head.fine_tuning.strength.level.fill_(0.6)
+        head.fine_tuning.strength.slope.fill_(0.1)
+        head.fine_tuning.log_inverse_penalty.level.fill_(0.2)
     strength = 0.6 + 0.1 * torch.log(torch.tensor(3.0))
     model = LogisticRegression(C=math.exp(0.2), tol=1e-6).fit(support.numpy(), labels.numpy())
     expected = strength * torch.from_numpy(model.decision_function(query.numpy())).float()
@@ -83,7 +82,7 @@ def test_fine_tuning_leaves_a_query_without_any_view_undecided(episode):
     uneven = replace(grams, membership=grams.membership * (torch.arange(12) < 9).unsqueeze(-1))
     head = PrototypicalHead()
     with torch.no_grad():
-        head.fine_tuning.level.fill_(1.0)
+        head.fine_tuning.strength.level.fill_(1.0)
         assert head(uneven, WEIGHTS[None])[0, 0].std() < 1e-6
 
 
@@ -91,32 +90,11 @@ def test_fine_tuning_is_dropped_where_held_out_items_speak_against_it(episode):
     grams, *_ = episode
     head, untrained = PrototypicalHead(), PrototypicalHead()
     with torch.no_grad():
-        head.fine_tuning.level.fill_(-100.0)
+        head.fine_tuning.strength.level.fill_(-100.0)
         found = head(grams, WEIGHTS[None])
         torch.testing.assert_close(found, untrained(grams, WEIGHTS[None]))
-        head.fine_tuning.level.fill_(1.0)
+        head.fine_tuning.strength.level.fill_(1.0)
         assert (head(grams, WEIGHTS[None]) - found).abs().max() > 0.1
-
-
-def test_fine_tuning_goes_as_far_as_held_out_items_let_it():
-    membership = one_hot(torch.arange(20).remainder(2).unsqueeze(0), 2)
-    harmful = -3 * membership * (torch.arange(20) < 8).unsqueeze(-1)  # these are lost beyond two thirds of the way
-    helpful = torch.zeros_like(membership)
-    before = 2 * membership
-    assert stop_early(before, harmful, membership).item() == 0.5
-    assert stop_early(before, 10 * harmful, membership).item() == 0
-    assert stop_early(before, helpful, membership).item() == 1
-
-
-def test_worse_means_beyond_two_standard_errors_and_items_alone_in_their_class_have_no_say():
-    membership = one_hot(torch.tensor([0] * 10 + [1] * 10 + [2]).unsqueeze(0), 3)
-    right, wrong = 2 * membership, 1 - membership
-    few = torch.where(torch.arange(21).unsqueeze(-1) < 2, wrong, right)
-    many = torch.where(torch.arange(21).unsqueeze(-1) < 8, wrong, right)
-    alone = torch.where(torch.arange(21).unsqueeze(-1) == 20, wrong, right)
-    assert [is_worse(after, right, membership).item() for after in (few, many, alone, right)] == [0, 1, 0, 0]
-    single = one_hot(torch.tensor([[0, 1, 2]]), 3)
-    assert not is_worse(1 - single, single, single).item()
 
 
 def test_held_out_nearness_is_that_to_the_mean_of_the_others(episode):
@@ -146,10 +124,3 @@ def test_only_item_of_a_class_is_held_to_be_of_no_class_in_particular():
     logits = NearestCentroid().held_out(grams, WEIGHTS[None])
     own = (grams.membership * logits).sum(-1)
     torch.testing.assert_close(own, ((1 - grams.membership) * logits).sum(-1) / 3)
-
-
-def gather(batch: EpisodeBatch) -> EpisodeGrams:
-    rows, support, query = distinct_rows(batch)
-    views = centred_views(batch.domain, rows)
-    items = PlacedItems(tuple(views.values()), tuple(view.encoder_id for view in batch.domain.views), support, query)
-    return gather_grams(items, batch.domain.presence[rows], batch.membership)

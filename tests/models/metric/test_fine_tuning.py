@@ -1,0 +1,102 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import log_loss
+from synthetic import draw, gather, make_domain
+from torch import Tensor
+
+from models.episodes import one_hot
+from models.grams import EpisodeGrams
+from models.logistic import fit_logistic
+from models.metric.fine_tuning import STEPS, FineTuning, is_worse, likelihood, stands_alone, stop_early
+from models.temperature import SCALES
+
+WEIGHTS = torch.tensor([[0.5, 0.3, 0.2]])
+RIGHT, WRONG, CHANCE = 1.0, -1.0, 0.0
+
+
+@pytest.fixture
+def episode() -> EpisodeGrams:
+    return gather(draw(make_domain(), batch=1, n_way=4, n_shot=5))
+
+
+def tuned(episode: EpisodeGrams, strength: float, *, held_out: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return fine-tuned logits, and what they are made of: some logits to tune, and those of logistic regression.
+
+    The logits to tune are as right for held-out items as is said.
+    """
+    gram, cross = episode.fused(WEIGHTS)
+    start = torch.randn(1, cross.shape[1], 4, generator=torch.Generator().manual_seed(0))
+    tuning = FineTuning()
+    with torch.no_grad():
+        tuning.strength.level.fill_(strength)
+        found = tuning(start, held_out * episode.membership, gram, cross, episode)
+    return found, start, fit_logistic(gram, episode.membership, 10.0, steps=STEPS).logits(cross)
+
+
+@pytest.mark.parametrize("held_out", [RIGHT, WRONG, CHANCE])
+def test_without_strength_nothing_changes(episode, held_out):
+    found, start, _ = tuned(episode, 0.0, held_out=held_out)
+    assert torch.equal(found, start)
+
+
+def test_classifier_is_added_to_what_is_right_about_held_out_items(episode):
+    found, start, classifier = tuned(episode, 0.5, held_out=10 * RIGHT)
+    torch.testing.assert_close(found, start + 0.5 * classifier)
+
+
+@pytest.mark.parametrize("held_out", [WRONG, 0.1 * WRONG])
+def test_classifier_takes_the_place_of_what_held_out_items_speak_against(episode, held_out):
+    found, _, classifier = tuned(episode, 0.5, held_out=held_out)
+    torch.testing.assert_close(found, 0.5 * classifier)
+
+
+def test_classifier_that_is_no_better_than_chance_takes_no_place(episode):
+    found, start, classifier = tuned(episode, -0.5, held_out=WRONG)
+    torch.testing.assert_close(found, start - 0.5 * classifier)
+
+
+def test_single_items_of_their_classes_do_not_decide():
+    single = gather(draw(make_domain(), batch=1, n_way=4, n_shot=1))
+    found, start, classifier = tuned(single, 0.5, held_out=WRONG)
+    torch.testing.assert_close(found, start + 0.5 * classifier)
+
+
+def test_padding_does_not_decide(episode):
+    padded = replace(episode, membership=episode.membership * (torch.arange(20) < 18).unsqueeze(-1))
+    right, wrong = padded.membership, -padded.membership
+    noise = (padded.membership.sum(-1, keepdim=True) == 0) * torch.randn(1, 20, 4)
+    assert stands_alone(wrong + noise, right + noise, padded.membership).item()
+    assert not stands_alone(right + noise, wrong - noise, padded.membership).item()
+
+
+def test_likelihood_is_that_of_scikit_learn_at_the_best_scale():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(12).remainder(3)
+    logits = torch.randn(1, 12, 3, generator=generator) + 2 * one_hot(labels[None], 3)
+    each = [-log_loss(labels.numpy(), (scale * logits[0]).softmax(-1).numpy(), normalize=False) for scale in SCALES]
+    assert 0 < int(np.argmax(each)) < len(SCALES) - 1
+    assert likelihood(logits, one_hot(labels[None], 3)).item() == pytest.approx(max(each), abs=1e-4)
+
+
+def test_fine_tuning_goes_as_far_as_held_out_items_let_it():
+    membership = one_hot(torch.arange(20).remainder(2).unsqueeze(0), 2)
+    harmful = -3 * membership * (torch.arange(20) < 8).unsqueeze(-1)  # these are lost beyond two thirds of the way
+    helpful = torch.zeros_like(membership)
+    before = 2 * membership
+    assert stop_early(before, harmful, membership).item() == 0.5
+    assert stop_early(before, 10 * harmful, membership).item() == 0
+    assert stop_early(before, helpful, membership).item() == 1
+
+
+def test_worse_means_beyond_two_standard_errors_and_items_alone_in_their_class_have_no_say():
+    membership = one_hot(torch.tensor([0] * 10 + [1] * 10 + [2]).unsqueeze(0), 3)
+    right, wrong = 2 * membership, 1 - membership
+    few = torch.where(torch.arange(21).unsqueeze(-1) < 2, wrong, right)
+    many = torch.where(torch.arange(21).unsqueeze(-1) < 8, wrong, right)
+    alone = torch.where(torch.arange(21).unsqueeze(-1) == 20, wrong, right)
+    assert [is_worse(after, right, membership).item() for after in (few, many, alone, right)] == [0, 1, 0, 0]
+    single = one_hot(torch.tensor([[0, 1, 2]]), 3)
+    assert not is_worse(1 - single, single, single).item()
