@@ -1,0 +1,24 @@
+"""Departures of `metric` from prototypical networks, on small domains whose classes are clouds."""
+
+import torch
+from departures import CENTRING, PARTS, losses, strengths
+from synthetic import draw, make_domain
+
+from models.catalogue import build_learner
+
+
+def test_untrained_learner_departs_in_centring_alone():
+    lost = losses(build_learner("metric"), [draw(make_domain(), batch=40)])
+    assert all(lost[name] == (0.0, 0.0) for name in PARTS)
+    assert lost[CENTRING][0] > lost[CENTRING][1] > 0
+
+
+def test_departure_that_misleads_is_no_loss():
+    learner = build_learner("metric")
+    with torch.no_grad():
+        learner.head.fine_tuning.strength.level.fill_(0.3)
+        learner.placement.smoothing.level.fill_(-1.0)
+    lost = losses(learner, [draw(make_domain(), batch=40, n_shot=1)])
+    assert lost["neighbours"][0] < -lost["neighbours"][1]
+    assert lost["whitening"] == (0.0, 0.0)
+    assert "neighbours [-1.0]" in strengths(learner, 5)
