@@ -227,7 +227,7 @@ def trained_learners(
     All are trained without the classes in `exclude`, with fewer ways or shots than the test where the training domains
     have too few classes for them.
     """
-    seen = [domain.with_classes(tuple(c for c in domain.classes if c not in set(exclude))) for domain in training]
+    seen = [domain.without_classes(exclude) for domain in training]
     classes = tuple(sorted({name for domain in seen for name in domain.classes}))
     fitted = fit_to_data(config.training, seen)
     report(0, 0, f"tune {REFERENCE}")

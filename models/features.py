@@ -1,5 +1,6 @@
 """Stored embeddings of one domain, as every learner sees them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -117,3 +118,8 @@ class DomainData:
         lookup = {name: index for index, name in enumerate(classes)}
         mapping = torch.tensor([lookup.get(name, -1) for name in self.classes] + [-1], device=self.labels.device)
         return replace(self, classes=classes, labels=mapping[self.labels])
+
+    def without_classes(self, classes: Iterable[str]) -> "DomainData":
+        """Return the same items with none of `classes` known: their labels become -1."""
+        unwanted = set(classes)
+        return self.with_classes(tuple(name for name in self.classes if name not in unwanted))

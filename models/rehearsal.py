@@ -72,13 +72,13 @@ def rehearsals(domains: Sequence[DomainData], config: TrainConfig) -> list[Rehea
     Raises:
         EpisodeTooSmall: the domains have too few classes or items to train on.
     """
-    kept_back = set(split_classes(domains, config).validation)
+    kept_back = split_classes(domains, config).validation
     by_name = sorted(domains, key=lambda domain: domain.domain)
     order = torch.randperm(len(by_name), generator=torch.Generator().manual_seed(config.seed)).tolist()
     first, second = ([by_name[number] for number in order[part::2]] for part in (0, 1))
     found = []
     for met, unmet in ((first, second), (second, first)):
-        known = [domain.with_classes(tuple(c for c in domain.classes if c not in kept_back)) for domain in met]
+        known = [domain.without_classes(kept_back) for domain in met]
         taught = {name for domain in known for name in domain.classes}
         new = tuple(sorted({name for domain in unmet for name in domain.classes} - taught))
         fitted, problems = _brief(known, config), _problems(unmet, new, config)

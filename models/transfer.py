@@ -89,7 +89,7 @@ def leave_out(name: str, domains: Mapping[str, DomainData], config: TransferConf
     """
     test, training = domains[name], [data for other, data in domains.items() if other != name]
     classes = held_out_classes(training, [test], fraction=config.holdout_fraction, seed=config.split_seed)
-    kept = [data.with_classes(tuple(label for label in data.classes if label not in classes)) for data in training]
+    kept = [data.without_classes(classes) for data in training]
     able = set(large_classes(test, max(config.shots) + MIN_QUERY)) & set(classes)
     if len(able) >= config.n_way and can_draw(kept, fit_to_data(config.training, kept)):
         return LeftOut(test, tuple(kept), classes, "domain and classes")

@@ -87,12 +87,11 @@ def meta_train_prior(lake: Lake, config: MetaTrainConfig) -> TrainReport:
 def load_training_domains(lake: Lake, config: MetaTrainConfig) -> list[DomainData]:
     """Return the domains to train on, without the excluded classes; domains without labels are left out."""
     names = config.domains or tuple(lake.domains())
-    excluded = set(config.exclude_classes)
     domains = []
     for number, name in enumerate(names):
         progress.report(number, len(names), "read features")
         data = load_domain(lake, name)
-        domains.append(data.with_classes(tuple(label for label in data.classes if label not in excluded)))
+        domains.append(data.without_classes(config.exclude_classes))
     labelled = [data for data in domains if bool((data.labels >= 0).any())]
     if not labelled:
         raise EpisodeTooSmall(

@@ -56,7 +56,7 @@ def train_metric(
     """Train on all but the held-out classes of the first class split, and return those as well."""
     seed = config.split_seeds[0]
     classes = held_out_classes(training, test, fraction=config.holdout_fraction, seed=seed)
-    seen = [data.with_classes(tuple(name for name in data.classes if name not in set(classes))) for data in training]
+    seen = [data.without_classes(classes) for data in training]
     learner, fitted = build_learner("metric"), fit_to_data(config.training, seen)
     for progress in train(learner, seen, fitted):
         report(progress.step, fitted.steps, "meta-train metric")

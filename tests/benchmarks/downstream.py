@@ -87,7 +87,7 @@ def measure(
 
 
 def trained(kind: str, domains: Sequence[DomainData], exclude: Sequence[str], config: TrainConfig) -> Prior:
-    seen = [data.with_classes(tuple(name for name in data.classes if name not in set(exclude))) for data in domains]
+    seen = [data.without_classes(exclude) for data in domains]
     learners, _ = train_learners([kind], seen, fit_to_data(config, seen))
     return learners[kind]
 

@@ -91,7 +91,7 @@ def answer_split(
     )
     classes = held_out_classes(training, test, fraction=config.holdout_fraction, seed=seed)
     check_classes(test, classes, config)
-    seen = [data.with_classes(tuple(name for name in data.classes if name not in set(classes))) for data in training]
+    seen = [data.without_classes(classes) for data in training]
     trained, _ = train_learners(config.learners, seen, fit_to_data(config.training, seen), report)
     learners = {UNTRAINED: untrained_learner(), **trained}
     found: dict[tuple[int, str], Tensor] = {}

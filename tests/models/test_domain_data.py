@@ -40,6 +40,13 @@ def test_other_classes_become_unlabelled_and_the_rest_are_renumbered():
     assert renamed.labels.tolist() == expected
 
 
+def test_items_of_classes_that_are_taken_away_become_unlabelled():
+    domain = make_domain(unlabelled=5)
+    left = domain.without_classes({"class-00", "class-07", "unheard-of"})
+    assert left.classes == class_names(6, start=1)
+    assert torch.equal(left.labels, domain.with_classes(class_names(6, start=1)).labels)
+
+
 def test_same_classes_in_the_same_order_change_no_label():
     domain = make_domain(unlabelled=5)
     assert torch.equal(domain.with_classes(class_names(8)).labels, domain.labels)
