@@ -26,7 +26,8 @@ from models.optimisation.learned_optimizer import LearnedOptimizerHead, unrolled
 from models.optimisation.maml import anil_head, fomaml_head, maml_head, meta_sgd_head
 from models.optimisation.per_parameter import PerParameterHead
 from models.optimisation.ridge import RidgeHead
-from models.selection import AutoLearner, Selector
+from models.selection import AutoLearner
+from models.selector import Selector
 from models.similarity import SimilarityHead
 
 AUTO = AutoLearner.kind

@@ -17,7 +17,8 @@ from models.episodes import EpisodeBatch, EpisodeSampler
 from models.features import DomainData
 from models.fused import FusedLearner
 from models.metrics import accuracy_per_episode
-from models.selection import Outcomes, Selector, cross_validated, describe, shots_of
+from models.selection import cross_validated, describe, shots_of
+from models.selector import Outcomes, Selector
 from models.training import Report, can_draw, split_classes, train
 
 EPISODES = 20

@@ -12,7 +12,8 @@ from models.catalogue import build_learner
 from models.episodes import EpisodeBatch, as_episode
 from models.features import DomainData
 from models.fused import FusedLearner
-from models.selection import MOST_LABELS, STATISTICS, AutoLearner, Selector, describe
+from models.selection import MOST_LABELS, AutoLearner, describe
+from models.selector import STATISTICS, Selector
 
 KINDS = ("metric", "similarity")
 EPISODES = 20

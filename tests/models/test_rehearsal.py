@@ -18,7 +18,8 @@ from models.catalogue import build_learner
 from models.features import DomainData
 from models.learner import Prior
 from models.rehearsal import learn_to_choose, rehearsals
-from models.selection import AutoLearner, Selector
+from models.selection import AutoLearner
+from models.selector import Selector
 from models.training import split_classes
 
 CONFIG = TrainConfig(steps=8, meta_batch=4, n_way=4, n_query=5, shots=(1, 3))
