@@ -12,28 +12,32 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from models.strength import MOST_SHOTS
-
 SCALES = tuple(2 ** (step / 2) for step in range(-8, 9))
+SHOTS = (1, 2, 5, 10)
+"""Numbers of labels per class that a temperature is fitted at: what a learner does may differ much between them."""
+
 FITTING_STEPS = 50
 LEAST_CURVATURE = 1e-3
-"""Keeps the slope at zero if all episodes have one shot."""
+"""Keeps the temperature at a shot without episodes near those at its neighbours."""
 
 
 class Temperature(nn.Module):
-    """Multiply logits by a number whose logarithm is linear in that of the shot; at the start it is 1."""
+    """Multiply logits by a number that is fitted at each of `SHOTS`; at the start it is 1.
 
-    line: Tensor
+    Between them its logarithm is linear in that of the shot.
+    """
+
+    log_scales: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("line", torch.zeros(2))
+        self.register_buffer("log_scales", torch.zeros(len(SHOTS)))
 
     def forward(
         self, logits: Float[Tensor, "batch query way"], shots: Float[Tensor, " batch"]
     ) -> Float[Tensor, "batch query way"]:
         """Return logits whose softmax is calibrated."""
-        return _at(self.line, logits, shots)
+        return _at(self.log_scales, logits, shots)
 
     def fit(
         self,
@@ -42,22 +46,22 @@ class Temperature(nn.Module):
         shots: Sequence[Float[Tensor, " _"]],
     ) -> None:
         """Minimise the cross-entropy of batches of episodes; a label of -1 is padding."""
-        line = torch.zeros_like(self.line, requires_grad=True)
-        optimiser = torch.optim.LBFGS([line], max_iter=FITTING_STEPS, line_search_fn="strong_wolfe")
+        log_scales = torch.zeros_like(self.log_scales, requires_grad=True)
+        optimiser = torch.optim.LBFGS([log_scales], max_iter=FITTING_STEPS, line_search_fn="strong_wolfe")
 
         def loss() -> Tensor:
             optimiser.zero_grad()
             each = [
-                _cross_entropy(_at(line, part, shot), wanted)
+                _cross_entropy(_at(log_scales, part, shot), wanted)
                 for part, wanted, shot in zip(logits, labels, shots, strict=True)
             ]
-            total = torch.stack(each).mean() + LEAST_CURVATURE * line.square().sum()
+            total = torch.stack(each).mean() + LEAST_CURVATURE * log_scales.diff().square().sum()
             total.backward()  # type: ignore[no-untyped-call]
             return total
 
         with torch.enable_grad():
             optimiser.step(loss)  # type: ignore[no-untyped-call]
-        self.line.copy_(line.detach())
+        self.log_scales.copy_(log_scales.detach())
 
 
 def decision_loss(logits: Float[Tensor, "batch query way"], labels: Int[Tensor, "batch query"]) -> Float[Tensor, ""]:
@@ -68,10 +72,14 @@ def decision_loss(logits: Float[Tensor, "batch query way"], labels: Int[Tensor, 
 
 
 def _at(
-    line: Float[Tensor, "2"], logits: Float[Tensor, "batch query way"], shots: Float[Tensor, " batch"]
+    log_scales: Float[Tensor, " shot"], logits: Float[Tensor, "batch query way"], shots: Float[Tensor, " batch"]
 ) -> Float[Tensor, "batch query way"]:
-    log_scale = line[0] + line[1] * shots.clamp(1.0, MOST_SHOTS).log()
-    return log_scale.exp()[:, None, None] * logits
+    fitted = torch.tensor(SHOTS, dtype=shots.dtype, device=shots.device).log()
+    asked = shots.log().clamp(fitted[0], fitted[-1])
+    above = torch.searchsorted(fitted, asked).clamp(min=1)
+    below = above - 1
+    share = (asked - fitted[below]) / (fitted[above] - fitted[below])
+    return torch.lerp(log_scales[below], log_scales[above], share).exp()[:, None, None] * logits
 
 
 def _cross_entropy(logits: Float[Tensor, "batch query way"], labels: Int[Tensor, "batch query"]) -> Float[Tensor, ""]:

@@ -8,7 +8,7 @@ in that contest. In the end the learner is calibrated on all classes, each with 
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +23,7 @@ from models.episodes import EpisodeBatch, EpisodeSampler
 from models.features import DomainData
 from models.learner import MetaLearner, Prior
 from models.metrics import accuracy_per_episode, estimate
+from models.temperature import SHOTS as CALIBRATION_SHOTS
 
 VALIDATION_EPISODES = 40
 CALIBRATION_EPISODES = 20
@@ -156,7 +157,7 @@ def validation_episodes(domains: Sequence[DomainData], config: TrainConfig) -> l
         EpisodeTooSmall: no domain has.
     """
     classes = split_classes(domains, config).validation
-    episodes = _episodes_of(classes, domains, config, VALIDATION_EPISODES)
+    episodes = _episodes_of(classes, domains, config, config.shots, VALIDATION_EPISODES)
     if not episodes:
         raise EpisodeTooSmall(
             f"no training domain has {config.n_way} of the {len(classes)} validation classes with "
@@ -167,13 +168,13 @@ def validation_episodes(domains: Sequence[DomainData], config: TrainConfig) -> l
 
 
 def _episodes_of(
-    classes: tuple[str, ...], domains: Sequence[DomainData], config: TrainConfig, count: int
+    classes: tuple[str, ...], domains: Sequence[DomainData], config: TrainConfig, shots: Iterable[int], count: int
 ) -> list[EpisodeBatch]:
     generator = torch.Generator().manual_seed(config.seed + 1)
     episodes = []
     for domain in domains:
         sampler = EpisodeSampler(domain, classes)
-        for shot in config.shots:
+        for shot in shots:
             if len(sampler.usable_classes(shot + 1)) >= config.n_way:
                 episodes.append(sampler.sample(count, config.n_way, shot, config.n_query, generator))
     return episodes
@@ -252,11 +253,12 @@ class _Run:
 
     def _calibration_episodes(self) -> Iterator[EpisodeBatch]:
         """Yield episodes of one part of the classes after another; by then statistics are those of the other parts."""
+        shots = sorted({*self.config.shots, *CALIBRATION_SHOTS})
         parts = (*self.split.folds, self.split.validation)
         for asked in parts:
             others = tuple(name for part in parts if part is not asked for name in part)
             self.learner.fit_statistics(self.domains, others)
-            yield from _episodes_of(asked, self.domains, self.config, CALIBRATION_EPISODES)
+            yield from _episodes_of(asked, self.domains, self.config, shots, CALIBRATION_EPISODES)
 
     def progress(self, step: int, loss: float | None) -> TrainProgress:
         return TrainProgress(step, loss, self.last_accuracy, self._state())

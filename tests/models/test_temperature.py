@@ -51,7 +51,15 @@ def test_nothing_is_scaled_at_the_start_and_fitting_again_starts_anew():
     shots, temperature = torch.ones(40), Temperature()
     assert torch.equal(temperature(logits, shots), logits)
     temperature.fit([logits], [labels], [shots])
-    once = temperature.line.clone()
+    once = temperature.log_scales.clone()
     temperature.fit([logits], [labels], [shots])
-    assert torch.equal(temperature.line, once)
-    assert once[1] == 0
+    assert torch.equal(temperature.log_scales, once)
+    torch.testing.assert_close(once, once[:1].expand(4), atol=1e-3, rtol=0)
+
+
+def test_temperature_between_two_shots_lies_between_theirs_and_is_kept_beyond_all():
+    temperature = Temperature()
+    temperature.log_scales.copy_(torch.tensor([0.0, 1.0, -1.0, 0.5]))
+    asked = torch.tensor([0.5, 1.0, 2**0.5, 2.0, 10**0.5, 5.0, 10.0, 20.0])
+    found = temperature(torch.ones(8, 1, 1), asked).log().flatten()
+    torch.testing.assert_close(found, torch.tensor([0.0, 0.0, 0.5, 1.0, 0.0, -1.0, 0.5, 0.5]), atol=1e-6, rtol=0)

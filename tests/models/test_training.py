@@ -16,6 +16,7 @@ from models.catalogue import LEARNERS, build_learner
 from models.episodes import EpisodeBatch
 from models.features import DomainData
 from models.fused import FusedLearner
+from models.grams import EpisodeGrams
 from models.metric.prototypical import PrototypicalHead
 from models.metrics import accuracy_per_episode, estimate
 from models.training import TrainProgress, fit_to_data, large_classes, split_classes, train
@@ -262,3 +263,20 @@ def test_large_meta_batch_is_worked_through_in_parts_whose_mean_counts(domains):
     *_, last = train(learner, domains, config)
     assert learner.sizes == [32, 32, 16]
     assert 0 < last.loss < 1.1
+
+
+class HeadOfSuddenSureness(PrototypicalHead):
+    """Eight times as sure at two labels per class as at any other number."""
+
+    def forward(self, grams: EpisodeGrams, weights: Tensor) -> Tensor:
+        return super().forward(grams, weights) * torch.where(grams.shots == 2, 8.0, 1.0)[:, None, None]
+
+
+def test_learner_is_calibrated_at_shots_that_it_was_not_trained_with(domains):
+    scales = []
+    for head in (PrototypicalHead(), HeadOfSuddenSureness()):
+        learner = FusedLearner("metric", head)
+        list(train(learner, domains, CONFIG.model_copy(update={"steps": 0})))
+        scales.append(learner.temperature(torch.ones(3, 1, 1), torch.tensor([1.0, 2.0, 3.0])).flatten())
+    even, sudden = scales
+    torch.testing.assert_close(even / sudden, torch.tensor([1.0, 8.0, 1.0]), rtol=0.1, atol=0.0)
