@@ -2,8 +2,8 @@
 
 What is tuned is a linear classifier in the space that the metric measures distances in: a logistic regression on the
 support, whose penalty and strength are learned across domains and may depend on the shot. It starts at no strength, so
-an untrained learner is nearest centroid. In each episode the way from nearest centroid towards it, and then the way
-from their sum to it alone, is gone as far as held-out items of the support let it.
+an untrained learner is nearest centroid. In each episode it is added to nearest centroid as far as held-out items of
+the support are not worse off; where they are better off with it alone, nearest centroid gives way by its strength.
 """
 
 import math
@@ -54,11 +54,12 @@ class FineTuning(nn.Module):
         strength = self.strength(grams.shots).unsqueeze(-1)
         with torch.no_grad():
             correction = strength * held_out_logits(gram, grams.membership, tuned, inverse_penalty)
-            share = stop_early(held_out, correction, grams.membership)
-            is_alone = (share == 1) & stands_alone(held_out, correction, grams.membership)
+            share = stop_early(held_out, correction, grams.membership)[:, None, None]
+            gives_way = (share == 1) & stands_alone(held_out, correction, grams.membership)[:, None, None]
+            kept = 1 - gives_way * strength.clamp(0, 1)
         has_view = grams.query_presence.any(1).unsqueeze(-1)
-        added: Tensor = share[:, None, None] * has_view * strength * tuned.logits(cross)
-        return nearest * ~is_alone[:, None, None] + added
+        logits: Tensor = kept * nearest + share * has_view * strength * tuned.logits(cross)
+        return logits
 
 
 def stop_early(
@@ -66,7 +67,7 @@ def stop_early(
     correction: Float[Tensor, "batch support way"],
     membership: Float[Tensor, "batch support way"],
 ) -> Float[Tensor, " batch"]:
-    """Return the share of a correction that is added: the furthest stop where held-out items are not worse off."""
+    """Return the share of a correction that is added: the furthest stop where held-out items are not worse."""
     share = before.new_zeros(len(before))
     for stop in STOPS:
         share = share.masked_fill(~is_worse(before + stop * correction, before, membership), stop)
@@ -96,11 +97,14 @@ def stands_alone(
     correction: Float[Tensor, "batch support way"],
     membership: Float[Tensor, "batch support way"],
 ) -> Bool[Tensor, " batch"]:
-    """Say whether a correction alone makes held-out items likelier than with what it corrects, and than chance."""
+    """Say whether a correction alone is better for held-out items than with what it corrects.
+
+    That is: it makes them likelier, and likelier than chance, and they are not worse than before.
+    """
     alone, both, chance = (
         likelihood(logits, membership) for logits in (correction, before + correction, torch.zeros_like(before))
     )
-    return (alone > both) & (alone > chance)
+    return (alone > both) & (alone > chance) & ~is_worse(correction, before, membership)
 
 
 def likelihood(

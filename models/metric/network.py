@@ -89,7 +89,9 @@ class LearnedMetricHead(nn.Module):
     def forward(self, grams: EpisodeGrams, weights: Float[Tensor, "batch view"]) -> Float[Tensor, "batch query way"]:
         """Return logits of the queries."""
         support, query = (self.network(items) for items in grams.items.common(weights))
-        unit = spread(support, grams.is_real)
+        centre = mean_of_real(support, grams.is_real)  # about it, a classifier with little penalty is found soon
+        support, query = support - centre, query - centre
+        unit = mean_of_real(support.square().sum(-1, keepdim=True), grams.is_real).clamp(min=ROUNDING)
         gate = self.gate(grams.shots).clamp(min=0).unsqueeze(-1)
 
         def joined(
@@ -119,13 +121,11 @@ class LearnedMetricHead(nn.Module):
         self.fit_network(self.network, items, labels)
 
 
-def spread(
-    items: Float[Tensor, "batch support dim"], is_real: Float[Tensor, "batch support"]
-) -> Float[Tensor, "batch 1 1"]:
-    """Return the mean squared distance of the real items to their centre, by which lengths are made comparable."""
-    share = (is_real / is_real.sum(-1, keepdim=True).clamp(min=1)).unsqueeze(-1)
-    centre = (share * items).sum(1, keepdim=True)
-    return (share * (items - centre).square()).sum((1, 2), keepdim=True).clamp(min=ROUNDING)
+def mean_of_real(
+    values: Float[Tensor, "batch support dim"], is_real: Float[Tensor, "batch support"]
+) -> Float[Tensor, "batch 1 dim"]:
+    """Return the mean over support items that are no padding."""
+    return (is_real / is_real.sum(-1, keepdim=True).clamp(min=1)).unsqueeze(1) @ values
 
 
 def fit_distances(

@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -9,12 +7,13 @@ from torch import Tensor
 
 from models.episodes import one_hot
 from models.grams import EpisodeGrams
-from models.logistic import fit_logistic
+from models.logistic import fit_logistic, held_out_logits
 from models.metric.fine_tuning import STEPS, FineTuning, is_worse, likelihood, stands_alone, stop_early
 from models.temperature import SCALES
 
 WEIGHTS = torch.tensor([[0.5, 0.3, 0.2]])
 RIGHT, WRONG, CHANCE = 1.0, -1.0, 0.0
+"""Logits of the class of an item, the others having none."""
 
 
 @pytest.fixture
@@ -47,15 +46,39 @@ def test_classifier_is_added_to_what_is_right_about_held_out_items(episode):
     torch.testing.assert_close(found, start + 0.5 * classifier)
 
 
-@pytest.mark.parametrize("held_out", [WRONG, 0.1 * WRONG])
-def test_classifier_takes_the_place_of_what_held_out_items_speak_against(episode, held_out):
-    found, _, classifier = tuned(episode, 0.5, held_out=held_out)
-    torch.testing.assert_close(found, 0.5 * classifier)
+@pytest.mark.parametrize("strength", [0.2, 0.5, 2.0])
+def test_what_held_out_items_speak_against_gives_way_by_the_strength(episode, strength):
+    found, start, classifier = tuned(episode, strength, held_out=WRONG)
+    torch.testing.assert_close(found, (1 - min(strength, 1)) * start + strength * classifier)
 
 
-def test_classifier_that_is_no_better_than_chance_takes_no_place(episode):
-    found, start, classifier = tuned(episode, -0.5, held_out=WRONG)
-    torch.testing.assert_close(found, start - 0.5 * classifier)
+def test_nothing_gives_way_to_a_classifier_that_is_likelier_but_more_often_wrong(episode):
+    number = torch.arange(20).unsqueeze(-1)
+    mostly_right = torch.where(number < 4, 50 * WRONG, 0.01 * RIGHT) * episode.membership
+    seldom_right = torch.where(number < 7, 10 * RIGHT, WRONG) * episode.membership
+    alone, both = (likelihood(logits, episode.membership) for logits in (seldom_right, mostly_right + seldom_right))
+    assert alone > both
+    assert not stands_alone(mostly_right, seldom_right, episode.membership).item()
+
+
+def test_nothing_gives_way_to_a_classifier_that_may_not_even_be_added():
+    """Alone it is right about most held-out items; added, about none."""
+    episode = gather(draw(make_domain(), batch=1, n_way=4, n_shot=5, seed=1))
+    gram, cross = episode.fused(torch.tensor([[0.0, 0.0, 1.0]]))
+    tuning, penalty = FineTuning(), torch.tensor([10.0])
+    with torch.no_grad():
+        tuning.strength.level.fill_(1.0)
+        without = held_out_logits(gram, episode.membership, fit_logistic(gram, episode.membership, penalty), penalty)
+        is_right = (without.argmax(-1) == episode.membership.argmax(-1)).unsqueeze(-1)
+        held_out = torch.where(is_right, 100 * WRONG, 0.01 * RIGHT) * episode.membership
+        assert stands_alone(held_out, without, episode.membership).item()
+        start = torch.randn(1, cross.shape[1], 4, generator=torch.Generator().manual_seed(0))
+        assert torch.equal(tuning(start, held_out, gram, cross, episode), start)
+
+
+def test_nothing_gives_way_to_a_classifier_that_is_no_better_than_chance(episode):
+    assert stands_alone(WRONG * episode.membership, RIGHT * episode.membership, episode.membership).item()
+    assert not stands_alone(WRONG * episode.membership, 0.1 * WRONG * episode.membership, episode.membership).item()
 
 
 def test_single_items_of_their_classes_do_not_decide():
@@ -65,11 +88,13 @@ def test_single_items_of_their_classes_do_not_decide():
 
 
 def test_padding_does_not_decide(episode):
-    padded = replace(episode, membership=episode.membership * (torch.arange(20) < 18).unsqueeze(-1))
-    right, wrong = padded.membership, -padded.membership
-    noise = (padded.membership.sum(-1, keepdim=True) == 0) * torch.randn(1, 20, 4)
-    assert stands_alone(wrong + noise, right + noise, padded.membership).item()
-    assert not stands_alone(right + noise, wrong - noise, padded.membership).item()
+    membership = episode.membership * (torch.arange(20) < 16).unsqueeze(-1)
+    padding = 1 - membership.sum(-1, keepdim=True)
+    first_class, others = padding * torch.tensor([9.0, 0, 0, 0]), padding * torch.tensor([0.0, 9, 9, 9])
+    logits = torch.randn(1, 20, 4, generator=torch.Generator().manual_seed(0)) * (1 - padding)
+    for noise in (first_class, others):
+        assert likelihood(logits + noise, membership) == likelihood(logits, membership)
+        assert is_worse(logits + noise, logits, membership) == is_worse(logits, logits, membership)
 
 
 def test_likelihood_is_that_of_scikit_learn_at_the_best_scale():

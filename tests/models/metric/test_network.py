@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
@@ -113,3 +115,34 @@ def test_scikit_learns_classifier_in_the_space_of_both_distances_is_what_fine_tu
     expected = 0.6 * torch.from_numpy(model.decision_function(query.numpy())).float()
     expected, found = (logits - logits.mean(-1, keepdim=True) for logits in (expected, found))
     torch.testing.assert_close(found, expected, atol=3e-2, rtol=0)
+
+
+def test_network_that_sees_no_view_takes_nothing_from_the_classifier(head, episode):
+    blind = replace(episode, items=replace(episode.items, encoder_ids=(None, None, None)))
+    with torch.no_grad():
+        head.network.hidden.bias.uniform_(0, 1, generator=torch.Generator().manual_seed(0))
+        head.fine_tuning.strength.level.fill_(1.0)
+        alone = head(blind, WEIGHTS[None])
+        head.gate.level.fill_(1e-3)
+        torch.testing.assert_close(head(blind, WEIGHTS[None]), alone, atol=0.05, rtol=0)
+
+
+def test_held_out_logits_are_those_of_means_that_the_item_has_no_part_in(head, episode):
+    given = []
+    head.fine_tuning.register_forward_pre_hook(lambda _, inputs: given.append(inputs))
+    with torch.no_grad():
+        head.gate.level.fill_(0.5)
+        head(episode, WEIGHTS[None])
+        learned = head.network(episode.items.common(WEIGHTS[None])[0])[0]
+    views = zip(WEIGHTS, episode.items.views, strict=True)
+    fused = torch.cat([w**0.5 * items for w, items in views], dim=-1)[episode.items.support[0]]
+    unit = (learned - learned.mean(0)).square().sum(-1).mean()
+    labels = episode.membership[0].argmax(-1)
+    for item in range(12):
+        others = torch.arange(12) != item
+        own, near = (
+            torch.stack([(items[item] - items[others & (labels == way)].mean(0)).square().sum() for way in range(4)])
+            for items in (learned, fused)
+        )
+        expected = -torch.tensor(2.0).exp() * (0.5 * own / unit + near) / 1.5
+        torch.testing.assert_close(given[0][1][0, item], expected, atol=1e-4, rtol=1e-4)
