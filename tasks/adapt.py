@@ -227,7 +227,7 @@ def _verdict(ref: ModelRef, question: Question) -> Verdict:
         package = registry.read_package(champion_ref)
         champion = registry.build_domain_model(package, champion_ref)
     except (ModelRefused, UnknownModel):
-        return promote_unopposed(len(question.split.test), f"champion version {champion_ref.version} is damaged")
+        return promote_unopposed(len(question.split.test), f"champion version {champion_ref.version} cannot be read")
     if not can_read(champion, data.views):
         why = f"champion version {champion_ref.version} cannot read the items there are now"
         return promote_unopposed(len(question.split.test), why)

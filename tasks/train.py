@@ -1,12 +1,14 @@
 """Meta-train a prior over domains: read features, train with checkpoints, register, and let the gate decide.
 
-The same data and config give the version that is registered already; a run that was stopped goes on from its last
-checkpoint, but learns to choose among learners anew; of many runs at once, one works and the others get its result.
+The same data and config give the version that is registered already, unless it was made by another version of this
+package or of learners made of other numbers. A run that was stopped goes on from its last checkpoint, but learns to
+choose among learners anew. Of many runs at once, one works and the others get its result.
 """
 
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from data_contracts.errors import EpisodeTooSmall, ModelRefused, UnknownModel
 from data_contracts.reports import LeaderboardRow, ModelRef, TrainReport
 from data_contracts.settings import get_settings
 from models.baselines import tune_logreg
-from models.catalogue import AUTO, auto_members, named_learners
+from models.catalogue import AUTO, auto_members, build_learner, named_learners
 from models.evaluation import REFERENCE, UNTRAINED, Comparison, EpisodeLearner, compare, untrained_learner
 from models.features import DomainData
 from models.learner import Prior
@@ -36,7 +38,7 @@ from tasks.lake import Lake, open_lake
 from tasks.lineage import fingerprint, lineage_tags
 from tasks.retries import is_transient
 from tasks.tracking import RunLog, tracked_run
-from tasks.train_learner import Trained, single_thread, train_learner
+from tasks.train_learner import Trained, made_of, single_thread, train_learner
 
 
 @task(name="train-prior", retries=1, retry_delay_seconds=10, retry_condition_fn=is_transient, cache_policy=NO_CACHE)
@@ -57,7 +59,8 @@ def meta_train_prior(lake: Lake, config: MetaTrainConfig) -> TrainReport:
     config = config.model_copy(update={"learners": named_learners(config.learners)})
     domains = load_training_domains(lake, config)
     fitted = fit_to_data(config.train, domains)
-    key = fingerprint(domains, "prior", config.learners, fitted.model_dump())
+    learners = [made_of(build_learner(kind)) for kind in auto_members(config.learners)]
+    key = fingerprint(domains, "prior", config.learners, fitted.model_dump(), learners, version("metafuse"))
     ref, is_new = once(
         lake,
         f"prior/{key}",
@@ -219,7 +222,7 @@ def _judge(ref: ModelRef, domains: Sequence[DomainData], config: MetaTrainConfig
             before = _unseen_accuracy(registry.load_prior(champion.version)[0], domains, fitted)
             rival = f"the champion's is {before:.3f}"
         except (ModelRefused, UnknownModel):
-            rival = f"champion version {champion.version} is damaged"
+            rival = f"champion version {champion.version} cannot be read"
     is_promoted = before is None or accuracy >= before - config.tolerance
     why = f"validation accuracy {accuracy:.3f}, {rival}"
     if is_promoted:

@@ -117,10 +117,10 @@ def test_damaged_champion_is_replaced(lake, tracked_home: Path):
     train = TRAIN.train.model_copy(update={"seed": 3})
     prior = meta_train_prior(lake, TRAIN.model_copy(update={"train": train}))
     assert (prior.alias, prior.champion_accuracy) == ("champion", None)
-    assert prior.why.endswith("champion version 2 is damaged")
+    assert prior.why.endswith("champion version 2 cannot be read")
     model = adapt_to_domain(lake, "two", AdaptConfig(shots=4))
     assert (model.version, model.alias) == ("2", "champion")
-    assert model.why == "promote: champion version 1 is damaged, judged on 64 items"
+    assert model.why == "promote: champion version 1 cannot be read, judged on 64 items"
 
 
 def damage(home: Path) -> None:

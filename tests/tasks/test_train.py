@@ -4,8 +4,9 @@ from learning_lake import add_domain
 from mlflow_runs import artifacts_of, runs_below
 
 from data_contracts.configs import MetaTrainConfig, TrainConfig
-from data_contracts.errors import EpisodeTooSmall, ModelError, SettingInvalid, UnknownDomain
+from data_contracts.errors import EpisodeTooSmall, ModelError, ModelRefused, SettingInvalid, UnknownDomain
 from data_contracts.settings import get_settings, use_home
+from models.catalogue import CATALOGUE
 from tasks import progress, registry, train
 from tasks.lake import Lake, open_lake
 from tasks.tracking import connect
@@ -88,6 +89,26 @@ def test_same_data_and_config_train_nothing_again(lake):
     again = meta_train_prior(lake, config_of())
     assert (first.is_new, again.is_new) == (True, False)
     assert first.model_dump(exclude={"is_new", "seconds"}) == again.model_dump(exclude={"is_new", "seconds"})
+
+
+def test_prior_of_another_version_of_the_package_is_another_prior(lake, monkeypatch):
+    with monkeypatch.context() as before:
+        before.setattr("tasks.train.version", lambda package: "0.0.1")
+        meta_train_prior(lake, config_of())
+    report = meta_train_prior(lake, config_of())
+    assert (report.is_new, report.version) == (True, "2")
+
+
+def test_prior_of_learners_that_are_made_otherwise_now_gives_way_to_one_that_can_be_read(lake, monkeypatch):
+    with monkeypatch.context() as before:
+        before.setitem(CATALOGUE, "metric", CATALOGUE["mahalanobis"])
+        meta_train_prior(lake, config_of())
+    with pytest.raises(ModelRefused):
+        registry.load_prior("champion")
+    report = meta_train_prior(lake, config_of())
+    assert (report.is_new, report.version, report.alias) == (True, "2", "champion")
+    assert "version 1 cannot be read" in report.why
+    assert registry.load_prior("champion")[0].kind == report.learner
 
 
 def test_new_labels_train_a_new_prior_that_is_compared_with_the_champion(lake):
