@@ -17,8 +17,12 @@ SHOTS = (1, 2, 5, 10)
 """Numbers of labels per class that a temperature is fitted at: what a learner does may differ much between them."""
 
 FITTING_STEPS = 50
-LEAST_CURVATURE = 1e-3
-"""Keeps the temperature at a shot without episodes near those at its neighbours."""
+PENALTY = 1e-3
+"""Penalty on the squares of logarithms of scales, and of their differences from shot to shot.
+
+The first bounds them where certainty never costs or never pays; the second keeps that of a shot without episodes near
+its neighbours'.
+"""
 
 
 class Temperature(nn.Module):
@@ -37,7 +41,7 @@ class Temperature(nn.Module):
         self, logits: Float[Tensor, "batch query way"], shots: Float[Tensor, " batch"]
     ) -> Float[Tensor, "batch query way"]:
         """Return logits whose softmax is calibrated."""
-        return _at(self.log_scales, logits, shots)
+        return _scaled(logits, _at(self.log_scales, shots.to(self.log_scales)))
 
     def fit(
         self,
@@ -51,11 +55,12 @@ class Temperature(nn.Module):
 
         def loss() -> Tensor:
             optimiser.zero_grad()
-            each = [
-                _cross_entropy(_at(log_scales, part, shot), wanted)
-                for part, wanted, shot in zip(logits, labels, shots, strict=True)
-            ]
-            total = torch.stack(each).mean() + LEAST_CURVATURE * log_scales.diff().square().sum()
+            each = []
+            for part, wanted, shot in zip(logits, labels, shots, strict=True):
+                log_scale = _at(log_scales, shot)
+                penalty = PENALTY * log_scale.square().mean()
+                each.append(_cross_entropy(_scaled(part, log_scale), wanted) + penalty)
+            total = torch.stack(each).mean() + PENALTY * log_scales.diff().square().sum()
             total.backward()  # type: ignore[no-untyped-call]
             return total
 
@@ -71,15 +76,19 @@ def decision_loss(logits: Float[Tensor, "batch query way"], labels: Int[Tensor, 
     return _cross_entropy(scale * logits, labels)
 
 
-def _at(
-    log_scales: Float[Tensor, " shot"], logits: Float[Tensor, "batch query way"], shots: Float[Tensor, " batch"]
-) -> Float[Tensor, "batch query way"]:
+def _at(log_scales: Float[Tensor, " shot"], shots: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
     fitted = torch.tensor(SHOTS, dtype=shots.dtype, device=shots.device).log()
     asked = shots.log().clamp(fitted[0], fitted[-1])
     above = torch.searchsorted(fitted, asked).clamp(min=1)
     below = above - 1
     share = (asked - fitted[below]) / (fitted[above] - fitted[below])
-    return torch.lerp(log_scales[below], log_scales[above], share).exp()[:, None, None] * logits
+    return torch.lerp(log_scales[below], log_scales[above], share)
+
+
+def _scaled(
+    logits: Float[Tensor, "batch query way"], log_scale: Float[Tensor, " batch"]
+) -> Float[Tensor, "batch query way"]:
+    return log_scale.exp()[:, None, None] * logits
 
 
 def _cross_entropy(logits: Float[Tensor, "batch query way"], labels: Int[Tensor, "batch query"]) -> Float[Tensor, ""]:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from torch import nn
 
 from data_contracts.configs import MetaTrainConfig, TrainConfig
 from data_contracts.errors import EpisodeTooSmall, ModelRefused, UnknownModel
@@ -28,6 +29,7 @@ from models.learner import Prior
 from models.metrics import calibration_error
 from models.rehearsal import learn_to_choose
 from models.selection import AutoLearner
+from models.selector import Selector
 from models.training import fit_to_data, split_classes, validation_accuracies, validation_episodes
 from tasks import progress, registry
 from tasks.claims import once
@@ -59,8 +61,8 @@ def meta_train_prior(lake: Lake, config: MetaTrainConfig) -> TrainReport:
     config = config.model_copy(update={"learners": named_learners(config.learners)})
     domains = load_training_domains(lake, config)
     fitted = fit_to_data(config.train, domains)
-    learners = [made_of(build_learner(kind)) for kind in auto_members(config.learners)]
-    key = fingerprint(domains, "prior", config.learners, fitted.model_dump(), learners, version("metafuse"))
+    parts = [made_of(kind, part) for kind, part in _parts(config.learners).items()]
+    key = fingerprint(domains, "prior", config.learners, fitted.model_dump(), parts, version("metafuse"))
     ref, is_new = once(
         lake,
         f"prior/{key}",
@@ -103,6 +105,14 @@ def load_training_domains(lake: Lake, config: MetaTrainConfig) -> list[DomainDat
             domains=names,
         )
     return labelled
+
+
+def _parts(learners: Sequence[str]) -> dict[str, nn.Module]:
+    """Return what a prior over these learners stores numbers of, untrained."""
+    parts: dict[str, nn.Module] = {kind: build_learner(kind) for kind in auto_members(learners)}
+    if AUTO in learners:
+        parts[AUTO] = Selector(len(auto_members((AUTO,))))
+    return parts
 
 
 def _train_and_register(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from data_contracts.configs import TrainConfig
 from data_contracts.errors import SettingInvalid
@@ -69,7 +70,7 @@ def train_learner(
             if now.validation_accuracy is not None:
                 seconds = before + time.perf_counter() - started
                 curves = {"losses": curve.losses, "validation": curve.validation}
-                state = {"made_of": made_of(learner), "loop": now.state, "seconds": seconds, **curves}
+                state = {"made_of": made_of(kind, learner), "loop": now.state, "seconds": seconds, **curves}
                 _write_checkpoint(checkpoint, state)
             progress.report(now.step, config.steps, f"meta-train {kind}")
     return Trained(learner.to("cpu"), curve, before + time.perf_counter() - started, first)
@@ -112,7 +113,7 @@ def _read_checkpoint(path: Path | None, learner: FusedLearner) -> dict[str, Any]
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (EOFError, RuntimeError, pickle.UnpicklingError):
         state = {}
-    if state.get("made_of") != made_of(learner) or not state.get("loop", {}).keys() >= LOOP_STATE:
+    if state.get("made_of") != made_of(learner.kind, learner) or not state.get("loop", {}).keys() >= LOOP_STATE:
         logger.warning(
             "%s is trained from the start: %s is cut off or of another learner or version", learner.kind, path
         )
@@ -120,9 +121,9 @@ def _read_checkpoint(path: Path | None, learner: FusedLearner) -> dict[str, Any]
     return state
 
 
-def made_of(learner: FusedLearner) -> list[Any]:
-    """Return the learner's kind, and names and shapes of its numbers: what stored ones have to fit."""
-    return [learner.kind, *([name, list(value.shape)] for name, value in learner.state_dict().items())]
+def made_of(kind: str, module: nn.Module) -> list[Any]:
+    """Return the kind, and names and shapes of the module's numbers: what stored ones have to fit."""
+    return [kind, *([name, list(value.shape)] for name, value in module.state_dict().items())]
 
 
 def _write_checkpoint(path: Path | None, state: Mapping[str, Any]) -> None:

@@ -48,6 +48,8 @@ class FineTuning(nn.Module):
         """Return logits of the queries, given those of nearest centroid and of support items that it was built without.
 
         `gram` and `cross` are the similarities, within the support and of queries to it, in the space of the metric.
+        No gradient says how far nearest centroid gives way: where training saw that too, it kept strengths so small
+        that nearest centroid hardly ever did.
         """
         inverse_penalty = self.log_inverse_penalty(grams.shots).squeeze(-1).clamp(LEAST_LOG, MOST_LOG).exp()
         tuned = fit_logistic(gram, grams.membership, inverse_penalty, steps=STEPS)

@@ -3,6 +3,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from models.episodes import one_hot
 from models.temperature import Temperature, decision_loss
 
 
@@ -44,6 +45,21 @@ def test_temperature_is_found_for_each_shot():
     temperature.fit([sure, unsure], [labels, others], shots)
     assert temperature(sure, shots[0]).std() / sure.std() == pytest.approx(1 / 3, rel=0.1)
     assert temperature(unsure, shots[1]).std() / unsure.std() == pytest.approx(2.0, rel=0.1)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_temperature_is_bounded_where_certainty_never_costs_or_never_pays(sign):
+    """Without a bound the right temperature of labels that are always, or never, the likeliest is 0 or infinite."""
+    labels = torch.arange(50).remainder(2).expand(40, 50)
+    logits = sign * one_hot(labels, 2)
+    temperature = Temperature()
+    temperature.fit([logits], [labels], [torch.ones(40)])
+    assert 2 < sign * temperature.log_scales.mean().item() < 5
+
+
+def test_scale_is_of_the_type_of_the_numbers_it_was_fitted_to():
+    temperature = Temperature()
+    assert temperature(torch.ones(1, 1, 1), torch.ones(1, dtype=torch.float64)).dtype == torch.float32
 
 
 def test_nothing_is_scaled_at_the_start_and_fitting_again_starts_anew():

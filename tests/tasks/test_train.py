@@ -7,6 +7,7 @@ from data_contracts.configs import MetaTrainConfig, TrainConfig
 from data_contracts.errors import EpisodeTooSmall, ModelError, ModelRefused, SettingInvalid, UnknownDomain
 from data_contracts.settings import get_settings, use_home
 from models.catalogue import CATALOGUE
+from models.selector import Selector
 from tasks import progress, registry, train
 from tasks.lake import Lake, open_lake
 from tasks.tracking import connect
@@ -109,6 +110,14 @@ def test_prior_of_learners_that_are_made_otherwise_now_gives_way_to_one_that_can
     assert (report.is_new, report.version, report.alias) == (True, "2", "champion")
     assert "version 1 cannot be read" in report.why
     assert registry.load_prior("champion")[0].kind == report.learner
+
+
+def test_prior_whose_choice_is_made_otherwise_now_is_another_prior(lake, monkeypatch):
+    config = config_of("auto", steps=0)
+    meta_train_prior(lake, config)
+    monkeypatch.setattr(train, "Selector", lambda members: Selector(members + 1))
+    report = meta_train_prior(lake, config)
+    assert (report.is_new, report.version) == (True, "2")
 
 
 def test_new_labels_train_a_new_prior_that_is_compared_with_the_champion(lake):

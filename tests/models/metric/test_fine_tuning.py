@@ -52,6 +52,20 @@ def test_what_held_out_items_speak_against_gives_way_by_the_strength(episode, st
     torch.testing.assert_close(found, (1 - min(strength, 1)) * start + strength * classifier)
 
 
+def test_nothing_gives_way_to_a_classifier_of_negative_strength(episode):
+    """Items that have nothing in common look most unlike their own class, so against the classifier is right."""
+    gram, cross = torch.eye(20)[None], torch.randn(1, 20, 20, generator=torch.Generator().manual_seed(0))
+    start, wrong, tuning = cross[..., :4], WRONG * episode.membership, FineTuning()
+    penalty = torch.tensor([10.0])
+    classifier = fit_logistic(gram, episode.membership, penalty, steps=STEPS)
+    against = -0.5 * held_out_logits(gram, episode.membership, classifier, penalty)
+    assert stands_alone(wrong, against, episode.membership).item()
+    with torch.no_grad():
+        tuning.strength.level.fill_(-0.5)
+        found = tuning(start, wrong, gram, cross, episode)
+    torch.testing.assert_close(found, start - 0.5 * classifier.logits(cross))
+
+
 def test_nothing_gives_way_to_a_classifier_that_is_likelier_but_more_often_wrong(episode):
     number = torch.arange(20).unsqueeze(-1)
     mostly_right = torch.where(number < 4, 50 * WRONG, 0.01 * RIGHT) * episode.membership
