@@ -9,9 +9,8 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
 
 from data_contracts.errors import ServiceUnavailable
 
@@ -22,11 +21,13 @@ _HAS_PROC = Path("/proc/self/stat").exists()
 
 @dataclass
 class Service:
-    """One started process and the file it writes to."""
+    """One started process, what started it, and the file it writes to."""
 
     name: str
-    process: subprocess.Popen[bytes]
+    command: Sequence[str]
+    environment: Mapping[str, str]
     log: Path
+    process: subprocess.Popen[bytes]
 
     @property
     def is_running(self) -> bool:
@@ -52,6 +53,11 @@ class Service:
                 code=self.process.returncode,
             )
 
+    def restart(self, patience_s: float = 15.0) -> None:
+        """Stop it and start it anew; its log goes on."""
+        self.stop(patience_s)
+        self.process = _spawn(self.command, self.environment, self.log)
+
     def stop(self, patience_s: float = 15.0) -> None:
         """End the process and everything it started: politely, and after `patience_s` by force."""
         family = [self.process.pid, *descendants(self.process.pid)]
@@ -74,8 +80,7 @@ class Service:
 def start(name: str, command: Sequence[str], log: Path, environment: Mapping[str, str]) -> Service:
     """Start a process in its own session, with its output appended to `log`."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as output:
-        return Service(name, _spawn(command, output, environment), log)
+    return Service(name, command, environment, log, _spawn(command, environment, log))
 
 
 def run(name: str, command: Sequence[str], log: Path, environment: Mapping[str, str], *, limit_s: float) -> None:
@@ -112,15 +117,16 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
-def _spawn(command: Sequence[str], output: IO[bytes], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        list(command),
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=subprocess.STDOUT,
-        env=dict(environment),
-        start_new_session=True,
-    )
+def _spawn(command: Sequence[str], environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            list(command),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=dict(environment),
+            start_new_session=True,
+        )
 
 
 def _parents() -> str:
@@ -166,17 +172,18 @@ def _fields(stat: Path) -> list[str]:
 
 
 class Probe:
-    """Asks an HTTP address; it is ready when the answer is 200."""
+    """Asks an HTTP address; it is ready when the answer is 200 within `patience_s`."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, patience_s: float = 2.0) -> None:
         self.url = url
+        self.patience_s = patience_s
 
     def __call__(self) -> bool:
         """Say whether the address answers 200 now."""
         from httpx import HTTPError, get
 
         try:
-            return get(self.url, timeout=2).status_code == 200
+            return get(self.url, timeout=self.patience_s).status_code == 200
         except HTTPError:
             return False
 
@@ -197,3 +204,37 @@ def wait_until(service: Service, is_ready: Probe, *, limit_s: float) -> None:
                 service=service.name,
             )
         time.sleep(0.3)
+
+
+@dataclass
+class Watch:
+    """Starts a server anew that runs but no longer answers, as one does whose threads wait for each other."""
+
+    service: Service
+    is_ready: Probe
+    every_s: float
+    """From one question to the next."""
+    silence_limit_s: float
+    """How long questions may stay unanswered."""
+    start_limit_s: float
+    """Longest wait for the server once it is started anew."""
+    asked: float = field(default_factory=time.monotonic)
+    answered: float = field(default_factory=time.monotonic)
+
+    def look(self) -> bool:
+        """Ask, if it is time to, and say whether the server had been silent for too long and was started anew.
+
+        Raises:
+            ServiceUnavailable: it was, and did not come back.
+        """
+        if time.monotonic() - self.asked < self.every_s:
+            return False
+        self.asked = time.monotonic()
+        if self.is_ready():
+            self.answered = time.monotonic()
+        if time.monotonic() - self.answered < self.silence_limit_s:
+            return False
+        self.service.restart()
+        wait_until(self.service, self.is_ready, limit_s=self.start_limit_s)
+        self.asked = self.answered = time.monotonic()
+        return True

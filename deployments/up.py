@@ -17,13 +17,20 @@ from typing import Any
 
 from data_contracts.errors import ServiceUnavailable, SourceNotFound
 from data_contracts.settings import Settings, use_home
-from deployments.processes import Probe, Service, run, start, wait_until
+from deployments.processes import Probe, Service, Watch, run, start, wait_until
 
 PREFECT_FILE = Path(__file__).with_name("prefect.yaml")
 POOL = "metafuse"
 
 START_LIMIT_S = 120.0
 """Longest wait for a server; the first start creates its database."""
+
+LOOK_EVERY_S = 5.0
+PATIENCE_S = 10.0
+"""Longest wait for one answer of a server that is under load."""
+
+SILENCE_LIMIT_S = 60.0
+"""How long a server that runs may leave questions unanswered before it is started anew."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,8 @@ def up(
 ) -> None:
     """Start everything, say where it is, and stop it all on Ctrl-C, SIGTERM, or when one part ends.
 
+    A server that runs but does not answer any more is started anew; what waits for it goes on then.
+
     Raises:
         ServiceUnavailable: a port is taken, or a part did not start or ended on its own.
     """
@@ -67,21 +76,24 @@ def up(
         _check_free(host, port)
     with _until_stopped(), ExitStack() as running:
         running.callback(say, "Everything has stopped.")
-        services = _start_all(settings, addresses, prefect_file, running, say)
+        services, watches = _start_all(settings, addresses, prefect_file, running, say)
         running.callback(say, "Stopping …")
         say(_welcome(settings, addresses))
         while True:
             time.sleep(0.5)
             for service in services:
                 service.check()
+            for watch in watches:
+                if watch.look():
+                    say(f"{watch.service.name} gave no answer for {SILENCE_LIMIT_S:.0f} s and was started anew.")
 
 
 def _start_all(
     settings: Settings, addresses: Addresses, prefect_file: Path, running: ExitStack, say: Callable[[str], None]
-) -> list[Service]:
+) -> tuple[list[Service], list[Watch]]:
     logs = settings.home.absolute() / "logs"
     environment = _environment(addresses)
-    services = []
+    services, watches = [], []
 
     def launch(name: str, command: list[str]) -> Service:
         service = start(name, command, logs / f"{name}.log", environment)
@@ -89,18 +101,23 @@ def _start_all(
         services.append(service)
         return service
 
+    def watch(service: Service, url: str) -> None:
+        wait_until(service, Probe(url), limit_s=START_LIMIT_S)
+        probe = Probe(url, patience_s=PATIENCE_S)
+        watches.append(Watch(service, probe, LOOK_EVERY_S, SILENCE_LIMIT_S, START_LIMIT_S))
+
     say("Starting the Prefect and MLflow servers …")
     prefect = launch("prefect-server", _prefect_server(addresses))
     if not _has_mlflow_server(settings):
         mlflow = launch("mlflow-server", _mlflow_server(settings, addresses))
-        wait_until(mlflow, Probe(f"{addresses.mlflow}/health"), limit_s=START_LIMIT_S)
-    wait_until(prefect, Probe(f"{addresses.prefect}/api/health"), limit_s=START_LIMIT_S)
+        watch(mlflow, f"{addresses.mlflow}/health")
+    watch(prefect, f"{addresses.prefect}/api/health")
     say("Starting a worker and deploying the flows …")
     worker = launch("worker", [*_prefect(), "worker", "start", "--pool", POOL, "--type", "process", "--limit", "2"])
     wait_until(worker, Probe(f"{addresses.prefect}/api/work_pools/{POOL}"), limit_s=START_LIMIT_S)
     deploy = [*_prefect(), "--no-prompt", "deploy", "--all", "--prefect-file", str(prefect_file)]
     run("deploy", deploy, logs / "deploy.log", environment, limit_s=START_LIMIT_S)
-    return services
+    return services, watches
 
 
 def _prefect() -> list[str]:

@@ -3,10 +3,11 @@ import sys
 import time
 from pathlib import Path
 
+import httpx
 import pytest
 
 from data_contracts.errors import ServiceUnavailable
-from deployments.processes import Probe, descendants, run, start, wait_until
+from deployments.processes import Probe, Watch, descendants, run, start, wait_until
 
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
 PARENT = (
@@ -14,6 +15,25 @@ PARENT = (
     "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'], start_new_session=True);"
     "print(child.pid, flush=True); time.sleep(60)"
 )
+
+STALLING = """
+import sys, time
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        if self.path == "/stall":
+            time.sleep(60)
+        self.send_response(200)
+        self.end_headers()
+
+port = Path(sys.argv[1])
+server = HTTPServer(("127.0.0.1", int(port.read_text()) if port.exists() else 0), Handler)
+port.write_text(f"{server.server_port:05d}")
+server.serve_forever()
+"""
+"""Answers on the port that stands in a file, which it writes when there is none, until it is asked for /stall."""
 
 
 def python(code: str) -> list[str]:
@@ -70,3 +90,26 @@ def test_failed_command_is_reported(tmp_path: Path):
 def test_command_that_takes_too_long_is_ended(tmp_path: Path):
     with pytest.raises(ServiceUnavailable, match="deploy did not succeed"):
         run("deploy", python("import time; time.sleep(60)"), tmp_path / "log", os.environ, limit_s=0.5)
+
+
+def test_server_that_no_longer_answers_is_started_anew(tmp_path: Path):
+    port = tmp_path / "port"
+    service = start("server", [*python(STALLING), str(port)], tmp_path / "log", os.environ)
+    deadline = time.monotonic() + 60
+    while not (port.exists() and len(port.read_text()) == 5):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    first, is_ready = service.process.pid, Probe(f"http://127.0.0.1:{port.read_text()}", patience_s=1.0)
+    watch = Watch(service, is_ready, every_s=0.1, silence_limit_s=3.0, start_limit_s=20.0)
+    for _ in range(3):
+        time.sleep(0.1)
+        assert not watch.look()
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.get(f"{is_ready.url}/stall", timeout=0.5)
+    while not watch.look():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert is_ready()
+    assert service.process.pid != first
+    assert not is_running(first)
+    service.stop(patience_s=1.0)

@@ -19,12 +19,15 @@ from learning_lake import add_domain, add_vectors
 
 from data_contracts.configs import MetaTrainConfig, TrainConfig
 from data_contracts.errors import ServiceUnavailable
-from deployments.up import PREFECT_FILE, up
+from deployments.up import PREFECT_FILE, START_LIMIT_S, up
 from tasks import registry
 from tasks.events import deliver_outbox, enqueue, labels_arrived, pending
 from tasks.lake import Lake, open_lake
 
 pytestmark = pytest.mark.orchestrated
+
+SILENCE_LIMIT_S = 20.0
+"""Shorter than that of `up`, for a server that is made silent."""
 
 SMALL = MetaTrainConfig(train=TrainConfig(steps=2, meta_batch=2, n_way=2, shots=(1, 2), n_query=3))
 
@@ -39,12 +42,23 @@ class Running:
     mlflow: str
     lake: Lake
 
+    def ask(self, method: str, path: str, content: Any = None) -> httpx.Response:
+        """What Prefect answers, once it does: `up` starts a server anew that has become silent."""
+        deadline = time.monotonic() + SILENCE_LIMIT_S + START_LIMIT_S
+        while True:
+            try:
+                return httpx.request(method, f"{self.api}/{path}", json=content, timeout=20).raise_for_status()
+            except httpx.TransportError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(1)
+
     def runs(self, flow: str) -> list[dict[str, Any]]:
         """Flow runs of one flow that have begun or ended."""
         asked = {"flows": {"name": {"any_": [flow]}}, "flow_runs": {"start_time": {"is_null_": False}}}
-        return httpx.post(f"{self.api}/flow_runs/filter", json=asked, timeout=10).json()
+        return self.ask("POST", "flow_runs/filter", asked).json()
 
-    def wait_for(self, flow: str, is_wanted: Callable[[dict[str, Any]], bool], limit_s: float = 150) -> dict[str, Any]:
+    def wait_for(self, flow: str, is_wanted: Callable[[dict[str, Any]], bool], limit_s: float = 300) -> dict[str, Any]:
         """The first completed run of `flow` that is wanted."""
         deadline = time.monotonic() + limit_s
         while time.monotonic() < deadline:
@@ -87,8 +101,9 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     prefect, mlflow = free_port(), free_port()
     file = impatient(home / "prefect.yaml")
     script = (
-        "from pathlib import Path; from deployments.up import up;"
-        f"up(prefect_port={prefect}, mlflow_port={mlflow}, prefect_file=Path({str(file)!r}))"
+        "from pathlib import Path; from deployments import up;"
+        f"up.SILENCE_LIMIT_S = {SILENCE_LIMIT_S};"
+        f"up.up(prefect_port={prefect}, mlflow_port={mlflow}, prefect_file=Path({str(file)!r}))"
     )
     process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
@@ -105,16 +120,16 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     get_settings.cache_clear()
 
 
-def processes_of(home: Path) -> list[str]:
-    """Command lines of the processes, other than this one, whose environment names the home."""
-    found = []
+def processes_of(home: Path) -> dict[int, str]:
+    """Command lines by number of the processes, other than this one, whose environment names the home."""
+    found = {}
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             environment, command = (entry / "environ").read_bytes(), (entry / "cmdline").read_bytes()
         except OSError:
             continue
         if str(home).encode() in environment and int(entry.name) != os.getpid():
-            found.append(command.replace(b"\0", b" ").decode())
+            found[int(entry.name)] = command.replace(b"\0", b" ").decode()
     return found
 
 
@@ -144,7 +159,7 @@ def test_event_sent_again_under_its_id_starts_nothing(running: Running, monkeypa
     started = len(running.runs("adapt-domain"))
     event = labels_arrived("two", running.lake.version("labels") or 0)
     for _ in range(64):
-        httpx.post(f"{running.api}/events", json=[event.as_prefect()], timeout=10).raise_for_status()
+        running.ask("POST", "events", [event.as_prefect()])
     time.sleep(20)
     assert len(running.runs("adapt-domain")) == started
 
@@ -158,7 +173,7 @@ def test_events_with_other_ids_adapt_to_the_version_that_is_there(running: Runni
         enqueue(running.lake, labels_arrived("one", 1000 + number))
     with temporary_settings({PREFECT_API_URL: running.api}):
         assert deliver_outbox(running.lake, wait_s=30) == 3
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         runs = [run for run in running.runs("adapt-domain") if run["parameters"].get("domain") == "one"]
         if len(runs) == 3 and all(run["state_type"] == "COMPLETED" for run in runs):
@@ -176,7 +191,7 @@ def test_drift_adapts_its_domain_again_once(running: Running):
     new = {f"new-{number:02d}": "class-00" for number in range(40)}
     add_items(running.lake, contract_of("two", TITLE, YEAR), {item: {"title": item, "year": 1} for item in new}, day=5)
     add_vectors(running.lake, "two", new, ["class-00"], 0.4, seed=5)
-    found = httpx.get(f"{running.api}/deployments/name/adapt-domain/on-drift", timeout=10).json()
+    found = running.ask("GET", "deployments/name/adapt-domain/on-drift").json()
     run = running.wait_for("adapt-domain", lambda run: run["deployment_id"] == found["id"])
     assert run["parameters"]["domain"] == "two"
     assert registry.resolve("metafuse.two", str(versions + 1)).tags["prefect.flow_run_id"] == run["id"]
@@ -186,7 +201,7 @@ def test_drift_adapts_its_domain_again_once(running: Running):
 
 def test_runs_show_what_they_did(running: Running):
     running.wait_for("adapt-domain", lambda run: run["parameters"].get("domain") == "two")
-    artifacts = httpx.post(f"{running.api}/artifacts/latest/filter", json={}, timeout=10).json()
+    artifacts = running.ask("POST", "artifacts/latest/filter", {}).json()
     by_key = {artifact["key"]: artifact["data"] for artifact in artifacts}
     assert "tuned_logreg" in by_key["adapted-two"]
     assert "untrained" in by_key["prior"]
@@ -194,7 +209,7 @@ def test_runs_show_what_they_did(running: Running):
 
 def test_mlflow_server_shows_the_registered_models(running: Running):
     running.wait_for("meta-train", lambda run: run["auto_scheduled"])
-    found = httpx.get(f"{running.mlflow}/api/2.0/mlflow/registered-models/search", timeout=10).json()
+    found = httpx.get(f"{running.mlflow}/api/2.0/mlflow/registered-models/search", timeout=20).json()
     assert "metafuse.prior" in [model["name"] for model in found["registered_models"]]
 
 
@@ -207,8 +222,22 @@ def test_taken_port_is_named_before_anything_starts(home: Path):
             up(prefect_port=port, mlflow_port=free_port())
 
 
+def test_server_that_has_become_silent_is_started_anew(running: Running):
+    def servers() -> set[int]:
+        return {number for number, command in processes_of(running.home).items() if "prefect server start" in command}
+
+    before = servers()
+    for number in before:
+        os.kill(number, signal.SIGSTOP)
+    runs = running.ask("POST", "flow_runs/filter", {}).json()
+    assert runs
+    assert not before & servers()
+    assert servers()
+    assert running.process.poll() is None
+
+
 def test_terminating_leaves_no_process_behind(running: Running):
     assert len(processes_of(running.home)) >= 4
     running.process.send_signal(signal.SIGINT)
     assert running.process.wait(45) == 0
-    assert processes_of(running.home) == []
+    assert processes_of(running.home) == {}
