@@ -11,7 +11,7 @@ from data_contracts.names import MODALITIES
 from models.features import DomainData, ViewSpec
 from models.fusion import modality_numbers
 from models.geometry import WithinClassBasis, centred_views, find_neighbours, fit_bases, has_view
-from models.strength import ByShot
+from models.strength import ByShot, at_least_zero
 
 POOL_SIZE = 2048
 
@@ -20,6 +20,8 @@ Views = Mapping[str, Float[Tensor, "row _"]]
 
 class Placement(nn.Module):
     """Learned strengths of whitening (per modality) and of averaging with neighbours; both start at none.
+
+    Items are not moved away from their neighbours: tables where that helped in training say nothing of others.
 
     Whitening uses the within-class scatter of each encoder, which `fit` takes from training classes; an encoder that
     training has not met is left as it is.
@@ -62,7 +64,7 @@ class Placement(nn.Module):
             neighbours = find_neighbours(rows, pool, shares, is_same)
         strength = self.smoothing(shot).squeeze(-1)
         powers = self.whitening(shot)[modality_numbers(specs)]
-        towards = torch.where(has_view(rows), strength, strength.abs())  # absent: filled, even if views move away
+        towards = torch.where(has_view(rows), at_least_zero(strength), strength.abs())  # absent ones are filled anyway
         placed = {}
         for spec, power, pull in zip(specs, powers, towards.unsqueeze(-1).unbind(1), strict=True):
             own, others, near = rows[spec.name], pool[spec.name], neighbours[spec.name]

@@ -33,6 +33,9 @@ HIDDEN = 64
 SHARPEST = 5.0
 """Largest score in attention."""
 
+MOST_STRENGTH = 0.5
+"""Of a generated head: a class's weight vector then has at most half the weight of the prototype that it corrects."""
+
 
 class HypernetworkHead(nn.Module):
     """Score queries by nearest centroid under generated view weights, corrected by a generated linear head."""
@@ -50,7 +53,7 @@ class HypernetworkHead(nn.Module):
         gram, cross = about_prototypes(grams, weights)
         head, bias = self.generator(gram, grams, gram[..., :0])
         correction = impartial(cross @ head + bias.unsqueeze(1), grams, weights)
-        strength = self.nearest.scale(grams) * self.strength(grams.shots).unsqueeze(-1)
+        strength = self.nearest.scale(grams) * bounded(self.strength(grams.shots)).unsqueeze(-1)
         logits: Tensor = self.nearest(grams, weights) + strength * correction
         return logits
 
@@ -58,6 +61,11 @@ class HypernetworkHead(nn.Module):
         """Return the generated view weights, which are those of every query."""
         generated: Tensor = self.film(grams, weights)
         return generated
+
+
+def bounded(strength: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Return a strength that stays within `MOST_STRENGTH` of zero, near which nothing changes."""
+    return MOST_STRENGTH * (strength / MOST_STRENGTH).tanh()
 
 
 class FusionFilm(nn.Module):

@@ -16,9 +16,9 @@ def test_untrained_learner_departs_in_centring_alone():
 def test_departure_that_misleads_is_no_loss():
     learner = build_learner("metric")
     with torch.no_grad():
-        learner.head.fine_tuning.strength.level.fill_(0.3)
-        learner.placement.smoothing.level.fill_(-1.0)
+        learner.head.fine_tuning.strength.level.fill_(-20.0)
+        learner.placement.smoothing.level.fill_(0.3)
     lost = losses(learner, [draw(make_domain(), batch=40, n_shot=1)])
-    assert lost["neighbours"][0] < -lost["neighbours"][1]
+    assert lost["fine-tuning"][0] < -lost["fine-tuning"][1]
     assert lost["whitening"] == (0.0, 0.0)
-    assert "neighbours [-1.0]" in strengths(learner, 5)
+    assert "fine-tuning [-20.0]" in strengths(learner, 5)

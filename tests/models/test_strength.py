@@ -2,7 +2,7 @@ import math
 
 import torch
 
-from models.strength import MOST_SHOTS, ByShot
+from models.strength import MOST_SHOTS, ByShot, at_least_zero
 
 
 def test_strength_starts_the_same_at_every_shot():
@@ -17,3 +17,14 @@ def test_strength_is_linear_in_the_logarithm_of_the_shot_up_to_the_most_met_in_t
         found = strength(torch.tensor([1.0, 5.0, MOST_SHOTS, 500.0])).squeeze(-1)
     most = 1 + 2 * math.log(MOST_SHOTS)
     torch.testing.assert_close(found, torch.tensor([1.0, 1 + 2 * math.log(5), most, most]))
+
+
+def test_negative_strength_is_zero_and_can_only_be_brought_back():
+    """A step against a gradient below zero raises the strength, and one against a gradient above zero lowers it."""
+    strengths = torch.tensor([2.0, 2.0, 0.0, 0.0, -1.0, -1.0], requires_grad=True)
+    gradient = torch.tensor([0.5, -0.5, 0.5, -0.5, 0.5, -0.5])
+    found = at_least_zero(strengths)
+    found.backward(gradient)
+    assert found.tolist() == [2.0, 2.0, 0.0, 0.0, 0.0, 0.0]
+    assert strengths.grad is not None
+    assert strengths.grad.tolist() == [0.5, -0.5, 0.5, -0.5, 0.0, -0.5]

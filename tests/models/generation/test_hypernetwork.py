@@ -10,7 +10,7 @@ from torch import Tensor
 from models.catalogue import build_learner
 from models.fused import FusedLearner
 from models.generation.classes import about_prototypes
-from models.generation.hypernetwork import FusionFilm, HeadGenerator, HypernetworkHead, pool
+from models.generation.hypernetwork import MOST_STRENGTH, FusionFilm, HeadGenerator, HypernetworkHead, pool
 from models.grams import EpisodeGrams
 from models.nearest import NearestCentroid
 
@@ -126,16 +126,19 @@ def test_weight_vector_is_the_class_less_its_rivals_if_the_networks_say_nothing(
     torch.testing.assert_close(bias[0], torch.tensor(-0.3).tanh().expand(4))
 
 
-def test_generated_head_is_added_to_nearest_centroid_by_its_strength(episode):
+def test_generated_head_is_added_to_nearest_centroid_by_its_strength_which_is_bounded(episode):
     grams, head = episode[0], HypernetworkHead()
     with torch.no_grad():
         nearest = NearestCentroid()(grams, WEIGHTS)
         torch.testing.assert_close(head(grams, WEIGHTS), nearest)
-        head.strength.level.fill_(0.5)
-        half = head(grams, WEIGHTS) - nearest
-        head.strength.level.fill_(1.0)
-        torch.testing.assert_close(head(grams, WEIGHTS) - nearest, 2 * half, atol=1e-4, rtol=0)
-    assert half.abs().max() > 0.1
+        found = {}
+        for strength in (0.01, 0.02, 100.0, -100.0):
+            head.strength.level.fill_(strength)
+            found[strength] = head(grams, WEIGHTS) - nearest
+    assert found[0.02].abs().max() > 0.02
+    torch.testing.assert_close(found[0.02], 2 * found[0.01], atol=1e-3, rtol=1e-2)
+    torch.testing.assert_close(found[100.0], MOST_STRENGTH / 0.01 * found[0.01], atol=1e-2, rtol=1e-2)
+    torch.testing.assert_close(found[-100.0], -found[100.0], atol=1e-4, rtol=0)
 
 
 def test_attention_is_over_the_items_that_take_part():

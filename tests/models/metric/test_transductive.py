@@ -1,9 +1,20 @@
 import pytest
 import torch
+from synthetic import draw, gather, make_domain
 from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
-from models.metric.transductive import RATE, SHARPNESS, STEPS, assign, balance, distances, refine, start
+from models.metric.transductive import (
+    RATE,
+    SHARPNESS,
+    STEPS,
+    TransductiveHead,
+    assign,
+    balance,
+    distances,
+    refine,
+    start,
+)
 
 
 @pytest.fixture
@@ -75,3 +86,16 @@ def test_distances_lack_only_the_length_of_the_query(items):
     found = distances(similarities(support, query), mixtures, 6)[0] + query.square().sum(-1, keepdim=True)
     prototypes = one_hot(labels, 3).float().T @ support / 2
     torch.testing.assert_close(found, torch.cdist(query, prototypes).square(), atol=1e-4, rtol=0)
+
+
+def test_prototypes_move_at_most_to_where_queries_take_them_and_never_away():
+    grams, weights = gather(draw(make_domain(), batch=2, n_way=4)), torch.tensor([[0.5, 0.3, 0.2]]).expand(2, 3)
+    head, found = TransductiveHead(), {}
+    with torch.no_grad():
+        for strength in (-3.0, 0.0, 0.5, 1.0, 3.0):
+            head.strength.level.fill_(strength)
+            found[strength] = head(grams, weights)
+    assert torch.equal(found[-3.0], found[0.0])
+    assert torch.equal(found[3.0], found[1.0])
+    torch.testing.assert_close(found[0.5], (found[0.0] + found[1.0]) / 2)
+    assert (found[1.0] - found[0.0]).abs().max() > 0.1
