@@ -7,7 +7,8 @@ https://arxiv.org/abs/1709.07871, eq. 1).
 
 Departures: what is generated is coefficients of the support items, by networks that see inner products alone, so the
 head fits any views and encoders and any number of classes. It corrects nearest centroid, FiLM acts on the logarithms of
-the view weights, and both have a strength that starts at zero.
+the view weights, and both have a strength that starts at zero. That of the head is bounded: without a bound it could
+outweigh prototypes of the tables that it was trained on, and on others turn their answers round.
 """
 
 import torch

@@ -13,9 +13,9 @@ what it reads is bounded, hence the game is.
 Departures: heads are coefficients of items, and G and D see inner products alone, so any view and dimension will do: D
 reads how the unit weight vector of a class answers the prototypes, its own and its rivals'. Noise reaches G as the
 inner products of `z ~ N(0, 1)` with the support items. Singular values are exact, so that D keeps no state. θ corrects
-nearest centroid with a strength that starts at zero; the sample of z is fixed, its answers are averaged, and their
-disagreement is the uncertainty. By it the mean is less sure than the heads are on average, so abstention heeds it
-already; `FusedModel.uncertainty` tells it alone, and `score` writes it down.
+nearest centroid with a strength that starts at zero and is bounded as the hypernetwork's is; the sample of z is fixed,
+its answers are averaged, and their disagreement is the uncertainty. By it the mean is less sure than the heads are on
+average, so abstention heeds it already; `FusedModel.uncertainty` tells it alone, and `score` writes it down.
 """
 
 import math
@@ -39,7 +39,7 @@ from models.generation.classes import (
     prototype_shares,
     rivals,
 )
-from models.generation.hypernetwork import HeadGenerator
+from models.generation.hypernetwork import HeadGenerator, bounded
 from models.grams import EpisodeGrams
 from models.nearest import NearestCentroid
 from models.strength import ByShot
@@ -84,7 +84,7 @@ class ParameterGanHead(nn.Module):
     ) -> Float[Tensor, "sample batch query way"]:
         """Return the log-probabilities that each generated head gives."""
         gram, cross = about_prototypes(grams, weights)
-        strength = self.nearest.scale(grams) * self.strength(grams.shots).unsqueeze(-1)
+        strength = self.nearest.scale(grams) * bounded(self.strength(grams.shots)).unsqueeze(-1)
         heads = self.heads(gram, grams, grams.items.common(weights)[0])
         scores = [impartial(cross @ head + bias.unsqueeze(1), grams, weights) for head, bias in heads]
         answers: Tensor = (self.nearest(grams, weights) + strength * torch.stack(scores)).log_softmax(-1)

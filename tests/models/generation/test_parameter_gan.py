@@ -158,6 +158,16 @@ def test_domain_model_tells_its_uncertainty_if_it_is_an_ensemble():
     assert build_learner("metric").adapt(domain, support).uncertainty(domain) is None
 
 
+def test_strength_of_the_heads_is_bounded(head, episodes):
+    answers = []
+    with torch.no_grad():
+        for strength in (10.0, 100.0, -100.0):
+            head.strength.level.fill_(strength)
+            answers.append(head.ensemble(episodes[0], WEIGHTS))
+    assert torch.equal(answers[0], answers[1])
+    assert not torch.allclose(answers[1], answers[2], atol=0.1)
+
+
 def test_heads_agree_where_they_have_no_strength_and_on_what_they_cannot_see(head):
     grams = by_hand([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]], [[1.0, 0.0], [0.0, 0.0]], [0, 1, 1], 2)
     weights = torch.ones(1, 1)
