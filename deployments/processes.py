@@ -4,12 +4,13 @@ Each runs in a session of its own, so that a Ctrl-C in the terminal reaches only
 order. A process that moved to yet another session is found through its parent.
 """
 
+import math
 import os
 import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from data_contracts.errors import ServiceUnavailable
@@ -53,9 +54,9 @@ class Service:
                 code=self.process.returncode,
             )
 
-    def restart(self, patience_s: float = 15.0) -> None:
+    def restart(self) -> None:
         """Stop it and start it anew; its log goes on."""
-        self.stop(patience_s)
+        self.stop()
         self.process = _spawn(self.command, self.environment, self.log)
 
     def stop(self, patience_s: float = 15.0) -> None:
@@ -208,18 +209,18 @@ def wait_until(service: Service, is_ready: Probe, *, limit_s: float) -> None:
 
 @dataclass
 class Watch:
-    """Starts a server anew that runs but no longer answers, as one does whose threads wait for each other."""
+    """Starts a server anew that runs but no longer answers, as one does whose event loop is stuck."""
 
     service: Service
     is_ready: Probe
     every_s: float
     """From one question to the next."""
     silence_limit_s: float
-    """How long questions may stay unanswered."""
+    """How long questions may go unanswered; time in which nobody asks does not count."""
     start_limit_s: float
     """Longest wait for the server once it is started anew."""
-    asked: float = field(default_factory=time.monotonic)
-    answered: float = field(default_factory=time.monotonic)
+    asked: float = -math.inf
+    silent_since: float | None = None
 
     def look(self) -> bool:
         """Ask, if it is time to, and say whether the server had been silent for too long and was started anew.
@@ -227,14 +228,19 @@ class Watch:
         Raises:
             ServiceUnavailable: it was, and did not come back.
         """
-        if time.monotonic() - self.asked < self.every_s:
+        now = time.monotonic()
+        if now - self.asked < self.every_s:
             return False
-        self.asked = time.monotonic()
+        if self.silent_since is not None and now - self.asked > self.silence_limit_s:
+            self.silent_since = None  # nobody asked for long
+        self.asked = now
         if self.is_ready():
-            self.answered = time.monotonic()
-        if time.monotonic() - self.answered < self.silence_limit_s:
+            self.silent_since = None
+            return False
+        self.silent_since = self.silent_since or now
+        if time.monotonic() - self.silent_since < self.silence_limit_s:
             return False
         self.service.restart()
         wait_until(self.service, self.is_ready, limit_s=self.start_limit_s)
-        self.asked = self.answered = time.monotonic()
+        self.silent_since = None
         return True

@@ -62,7 +62,7 @@ def up(
 ) -> None:
     """Start everything, say where it is, and stop it all on Ctrl-C, SIGTERM, or when one part ends.
 
-    A server that runs but does not answer any more is started anew; what waits for it goes on then.
+    A server that runs but does not answer any more is started anew.
 
     Raises:
         ServiceUnavailable: a port is taken, or a part did not start or ended on its own.
@@ -85,7 +85,7 @@ def up(
                 service.check()
             for watch in watches:
                 if watch.look():
-                    say(f"{watch.service.name} gave no answer for {SILENCE_LIMIT_S:.0f} s and was started anew.")
+                    say(f"{watch.service.name} did not answer for {SILENCE_LIMIT_S:.0f} s and was started anew.")
 
 
 def _start_all(
@@ -102,8 +102,8 @@ def _start_all(
         return service
 
     def watch(service: Service, url: str) -> None:
-        wait_until(service, Probe(url), limit_s=START_LIMIT_S)
         probe = Probe(url, patience_s=PATIENCE_S)
+        wait_until(service, probe, limit_s=START_LIMIT_S)
         watches.append(Watch(service, probe, LOOK_EVERY_S, SILENCE_LIMIT_S, START_LIMIT_S))
 
     say("Starting the Prefect and MLflow servers …")
@@ -111,7 +111,7 @@ def _start_all(
     if not _has_mlflow_server(settings):
         mlflow = launch("mlflow-server", _mlflow_server(settings, addresses))
         watch(mlflow, f"{addresses.mlflow}/health")
-    watch(prefect, f"{addresses.prefect}/api/health")
+    watch(prefect, f"{addresses.prefect}/api/ready")
     say("Starting a worker and deploying the flows …")
     worker = launch("worker", [*_prefect(), "worker", "start", "--pool", POOL, "--type", "process", "--limit", "2"])
     wait_until(worker, Probe(f"{addresses.prefect}/api/work_pools/{POOL}"), limit_s=START_LIMIT_S)

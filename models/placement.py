@@ -1,5 +1,6 @@
 """Where a prior puts items before it looks at labels: centred, whitened and averaged with their neighbours."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -11,7 +12,7 @@ from data_contracts.names import MODALITIES
 from models.features import DomainData, ViewSpec
 from models.fusion import modality_numbers
 from models.geometry import WithinClassBasis, centred_views, find_neighbours, fit_bases, has_view
-from models.strength import ByShot, at_least_zero
+from models.strength import ByShot, within
 
 POOL_SIZE = 2048
 
@@ -64,7 +65,9 @@ class Placement(nn.Module):
             neighbours = find_neighbours(rows, pool, shares, is_same)
         strength = self.smoothing(shot).squeeze(-1)
         powers = self.whitening(shot)[modality_numbers(specs)]
-        towards = torch.where(has_view(rows), at_least_zero(strength), strength.abs())  # absent ones are filled anyway
+        towards = torch.where(
+            has_view(rows), within(strength, 0.0, math.inf), strength.abs()
+        )  # absent ones are filled anyway
         placed = {}
         for spec, power, pull in zip(specs, powers, towards.unsqueeze(-1).unbind(1), strict=True):
             own, others, near = rows[spec.name], pool[spec.name], neighbours[spec.name]

@@ -24,19 +24,26 @@ class ByShot(nn.Module):
         return strength
 
 
-def at_least_zero(strength: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Return strengths with zero for negative ones; descent can bring these back, but take them no further."""
-    bounded: Tensor = _AtLeastZero.apply(strength)  # type: ignore[no-untyped-call]
-    return bounded
+def bounded(strength: Float[Tensor, "*shape"], most: float) -> Float[Tensor, "*shape"]:
+    """Return strengths that stay within `most` of zero, near which they do not change."""
+    return most * (strength / most).tanh()
 
 
-class _AtLeastZero(torch.autograd.Function):
+def within(strength: Float[Tensor, "*shape"], least: float, most: float) -> Float[Tensor, "*shape"]:
+    """Return strengths clamped to bounds; beyond these, gradients that lead back pass, and others do not."""
+    clamped: Tensor = _Within.apply(strength, least, most)  # type: ignore[no-untyped-call]
+    return clamped
+
+
+class _Within(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, strength: Tensor) -> Tensor:
+    def forward(ctx: Any, strength: Tensor, least: float, most: float) -> Tensor:
         ctx.save_for_backward(strength)
-        return strength.clamp(min=0)
+        ctx.bounds = least, most
+        return strength.clamp(least, most)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        (strength,) = ctx.saved_tensors
-        return torch.where((strength >= 0) | (gradient < 0), gradient, 0.0)
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (strength,), (least, most) = ctx.saved_tensors, ctx.bounds
+        passes = ((strength >= least) | (gradient < 0)) & ((strength <= most) | (gradient > 0))
+        return torch.where(passes, gradient, 0.0), None, None

@@ -41,7 +41,7 @@ class Temperature(nn.Module):
         self, logits: Float[Tensor, "batch query way"], shots: Float[Tensor, " batch"]
     ) -> Float[Tensor, "batch query way"]:
         """Return logits whose softmax is calibrated."""
-        return _scaled(logits, _at(self.log_scales, shots.to(self.log_scales)))
+        return _scaled(logits, _at(self.log_scales, shots))
 
     def fit(
         self,
@@ -49,7 +49,7 @@ class Temperature(nn.Module):
         labels: Sequence[Int[Tensor, "_ _"]],
         shots: Sequence[Float[Tensor, " _"]],
     ) -> None:
-        """Minimise the cross-entropy of batches of episodes; a label of -1 is padding."""
+        """Minimise the cross-entropy of batches of episodes, with a small penalty; a label of -1 is padding."""
         log_scales = torch.zeros_like(self.log_scales, requires_grad=True)
         optimiser = torch.optim.LBFGS([log_scales], max_iter=FITTING_STEPS, line_search_fn="strong_wolfe")
 
@@ -77,8 +77,8 @@ def decision_loss(logits: Float[Tensor, "batch query way"], labels: Int[Tensor, 
 
 
 def _at(log_scales: Float[Tensor, " shot"], shots: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
-    fitted = torch.tensor(SHOTS, dtype=shots.dtype, device=shots.device).log()
-    asked = shots.log().clamp(fitted[0], fitted[-1])
+    fitted = log_scales.new_tensor(SHOTS).log()
+    asked = shots.to(fitted).log().clamp(fitted[0], fitted[-1])
     above = torch.searchsorted(fitted, asked).clamp(min=1)
     below = above - 1
     share = (asked - fitted[below]) / (fitted[above] - fitted[below])

@@ -7,8 +7,8 @@ https://arxiv.org/abs/1709.07871, eq. 1).
 
 Departures: what is generated is coefficients of the support items, by networks that see inner products alone, so the
 head fits any views and encoders and any number of classes. It corrects nearest centroid, FiLM acts on the logarithms of
-the view weights, and both have a strength that starts at zero. That of the head is bounded: without a bound it could
-outweigh prototypes of the tables that it was trained on, and on others turn their answers round.
+the view weights, and both have a strength that starts at zero. That of the head is bounded: heads that suited the
+tables of training have, without a bound, turned the answers on another table round.
 """
 
 import torch
@@ -28,14 +28,14 @@ from models.generation.classes import (
 )
 from models.grams import EpisodeGrams
 from models.nearest import NearestCentroid
-from models.strength import ByShot
+from models.strength import ByShot, bounded
 
 HIDDEN = 64
 SHARPEST = 5.0
 """Largest score in attention."""
 
-MOST_STRENGTH = 0.5
-"""Of a generated head: a class's weight vector then has at most half the weight of the prototype that it corrects."""
+LARGEST_STRENGTH = 0.5
+"""Of a generated head: its class's part of a weight vector, and its rivals', each count at most half of a prototype."""
 
 
 class HypernetworkHead(nn.Module):
@@ -54,7 +54,7 @@ class HypernetworkHead(nn.Module):
         gram, cross = about_prototypes(grams, weights)
         head, bias = self.generator(gram, grams, gram[..., :0])
         correction = impartial(cross @ head + bias.unsqueeze(1), grams, weights)
-        strength = self.nearest.scale(grams) * bounded(self.strength(grams.shots)).unsqueeze(-1)
+        strength = self.nearest.scale(grams) * bounded(self.strength(grams.shots), LARGEST_STRENGTH).unsqueeze(-1)
         logits: Tensor = self.nearest(grams, weights) + strength * correction
         return logits
 
@@ -62,11 +62,6 @@ class HypernetworkHead(nn.Module):
         """Return the generated view weights, which are those of every query."""
         generated: Tensor = self.film(grams, weights)
         return generated
-
-
-def bounded(strength: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Return a strength that stays within `MOST_STRENGTH` of zero, near which nothing changes."""
-    return MOST_STRENGTH * (strength / MOST_STRENGTH).tanh()
 
 
 class FusionFilm(nn.Module):

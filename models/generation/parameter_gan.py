@@ -39,10 +39,10 @@ from models.generation.classes import (
     prototype_shares,
     rivals,
 )
-from models.generation.hypernetwork import HeadGenerator, bounded
+from models.generation.hypernetwork import LARGEST_STRENGTH, HeadGenerator
 from models.grams import EpisodeGrams
 from models.nearest import NearestCentroid
-from models.strength import ByShot
+from models.strength import ByShot, bounded
 
 SAMPLES = 8
 HIDDEN = 32
@@ -84,7 +84,7 @@ class ParameterGanHead(nn.Module):
     ) -> Float[Tensor, "sample batch query way"]:
         """Return the log-probabilities that each generated head gives."""
         gram, cross = about_prototypes(grams, weights)
-        strength = self.nearest.scale(grams) * bounded(self.strength(grams.shots)).unsqueeze(-1)
+        strength = self.nearest.scale(grams) * bounded(self.strength(grams.shots), LARGEST_STRENGTH).unsqueeze(-1)
         heads = self.heads(gram, grams, grams.items.common(weights)[0])
         scores = [impartial(cross @ head + bias.unsqueeze(1), grams, weights) for head, bias in heads]
         answers: Tensor = (self.nearest(grams, weights) + strength * torch.stack(scores)).log_softmax(-1)

@@ -20,7 +20,7 @@ from models.episodes import mean_shares
 from models.grams import EpisodeGrams
 from models.metric.known import where_known
 from models.nearest import NearestCentroid, nearness
-from models.strength import ByShot, at_least_zero
+from models.strength import ByShot, within
 
 STEPS = 10
 RATE = 0.2
@@ -50,7 +50,7 @@ class TransductiveHead(nn.Module):
             after = refine(everything, before, grams.query_presence.any(1), is_balanced=self.is_balanced)
         n_support = gram.shape[1]
         moved = distances(everything, after, n_support) - distances(everything, before, n_support)
-        strength = at_least_zero(self.strength(grams.shots)).clamp(max=1).unsqueeze(-1)
+        strength = within(self.strength(grams.shots), 0.0, 1.0).unsqueeze(-1)
         logits: Tensor = self.nearest.scale(grams) * (nearness(grams, weights) - strength * where_known(moved, grams))
         return logits
 

@@ -34,7 +34,7 @@ from models.common_space import COMMON_DIM
 from models.grams import EpisodeGrams
 from models.nearest import NearestCentroid
 from models.optimisation.inner_loop import Goal, InnerLoop, Layer, Projected, adapt_projected
-from models.strength import ByShot
+from models.strength import ByShot, bounded
 
 HIDDEN = (256, 64)
 STEPS = 5
@@ -84,10 +84,11 @@ class MamlHead(nn.Module):
 
     def rates(self, grams: EpisodeGrams, items: Projected) -> list[Float[Tensor, "batch step _"]]:
         """Return the rates of each layer that moves."""
-        strength = LARGEST_STRENGTH * (self.strengths(grams.shots) / LARGEST_STRENGTH).tanh()
+        strength = bounded(self.strengths(grams.shots), LARGEST_STRENGTH)
         strength = strength + (strength.clamp(min=0) - strength).detach()
         stable = self.stable_rates(grams, items)[..., -self.n_rates[1] :]
-        rates = list((stable * strength.unflatten(-1, self.n_rates)).expand(-1, STEPS, -1).unsqueeze(-2).unbind(-1))
+        strength = strength.unflatten(-1, self.n_rates)  # type: ignore[no-untyped-call]
+        rates = list((stable * strength).expand(-1, STEPS, -1).unsqueeze(-2).unbind(-1))
         for layer, own in enumerate(self.unit_rates):
             rates[layer] = rates[layer] * 2 * own.sigmoid()
         return rates

@@ -101,7 +101,7 @@ def strengths(learner: FusedLearner, shot: int) -> str:
     shares = [round(100 * share) for share in learner.view_weights.prior(torch.arange(len(MODALITIES))).tolist()]
     (log_penalty,) = at_shot(head.fine_tuning.log_inverse_penalty)
     return (
-        f"neighbours {at_shot(learner.placement.smoothing)}, whitening {whitening}, "
+        f"neighbours {[max(value, 0.0) for value in at_shot(learner.placement.smoothing)]}, whitening {whitening}, "
         f"fine-tuning {at_shot(head.fine_tuning.strength)} with C {math.exp(min(log_penalty, MOST_LOG)):.0f}, "
         f"temperature {math.exp(at_shot(head.nearest.log_temperature)[0]):.1f}, "
         f"evidence {[round(value, 2) for value in learner.view_weights.evidence.tolist()]}, "

@@ -2,7 +2,7 @@ import math
 
 import torch
 
-from models.strength import MOST_SHOTS, ByShot, at_least_zero
+from models.strength import MOST_SHOTS, ByShot, bounded, within
 
 
 def test_strength_starts_the_same_at_every_shot():
@@ -19,12 +19,17 @@ def test_strength_is_linear_in_the_logarithm_of_the_shot_up_to_the_most_met_in_t
     torch.testing.assert_close(found, torch.tensor([1.0, 1 + 2 * math.log(5), most, most]))
 
 
-def test_negative_strength_is_zero_and_can_only_be_brought_back():
+def test_beyond_bounds_only_gradients_that_lead_back_pass():
     """A step against a gradient below zero raises the strength, and one against a gradient above zero lowers it."""
-    strengths = torch.tensor([2.0, 2.0, 0.0, 0.0, -1.0, -1.0], requires_grad=True)
-    gradient = torch.tensor([0.5, -0.5, 0.5, -0.5, 0.5, -0.5])
-    found = at_least_zero(strengths)
+    strengths = torch.tensor([2.0, 2.0, 0.0, 0.0, -1.0, -1.0, 3.0, 3.0, 4.0, 4.0], requires_grad=True)
+    gradient = torch.tensor([0.5, -0.5] * 5)
+    found = within(strengths, 0.0, 3.0)
     found.backward(gradient)
-    assert found.tolist() == [2.0, 2.0, 0.0, 0.0, 0.0, 0.0]
+    assert found.tolist() == [2.0, 2.0, 0.0, 0.0, 0.0, 0.0, 3.0, 3.0, 3.0, 3.0]
     assert strengths.grad is not None
-    assert strengths.grad.tolist() == [0.5, -0.5, 0.5, -0.5, 0.0, -0.5]
+    assert strengths.grad.tolist() == [0.5, -0.5, 0.5, -0.5, 0.0, -0.5, 0.5, -0.5, 0.5, 0.0]
+
+
+def test_bounded_strength_is_itself_near_zero_and_ends_at_the_bound():
+    found = bounded(torch.tensor([-9.0, -0.01, 0.0, 0.01, 9.0]), 0.5)
+    torch.testing.assert_close(found, torch.tensor([-0.5, -0.01, 0.0, 0.01, 0.5]), atol=1e-5, rtol=0)

@@ -58,8 +58,9 @@ def test_temperature_is_bounded_where_certainty_never_costs_or_never_pays(sign):
 
 
 def test_scale_is_of_the_type_of_the_numbers_it_was_fitted_to():
-    temperature = Temperature()
-    assert temperature(torch.ones(1, 1, 1), torch.ones(1, dtype=torch.float64)).dtype == torch.float32
+    (logits, labels), shots, temperature = problem(), torch.ones(40, dtype=torch.float64), Temperature()
+    temperature.fit([logits], [labels], [shots])
+    assert temperature(logits, shots).dtype == torch.float32
 
 
 def test_nothing_is_scaled_at_the_start_and_fitting_again_starts_anew():

@@ -10,7 +10,7 @@ from torch import Tensor
 from models.catalogue import build_learner
 from models.fused import FusedLearner
 from models.generation.classes import about_prototypes
-from models.generation.hypernetwork import MOST_STRENGTH, FusionFilm, HeadGenerator, HypernetworkHead, pool
+from models.generation.hypernetwork import LARGEST_STRENGTH, FusionFilm, HeadGenerator, HypernetworkHead, pool
 from models.grams import EpisodeGrams
 from models.nearest import NearestCentroid
 
@@ -137,7 +137,7 @@ def test_generated_head_is_added_to_nearest_centroid_by_its_strength_which_is_bo
             found[strength] = head(grams, WEIGHTS) - nearest
     assert found[0.02].abs().max() > 0.02
     torch.testing.assert_close(found[0.02], 2 * found[0.01], atol=1e-3, rtol=1e-2)
-    torch.testing.assert_close(found[100.0], MOST_STRENGTH / 0.01 * found[0.01], atol=1e-2, rtol=1e-2)
+    torch.testing.assert_close(found[100.0], LARGEST_STRENGTH / 0.01 * found[0.01], atol=1e-2, rtol=1e-2)
     torch.testing.assert_close(found[-100.0], -found[100.0], atol=1e-4, rtol=0)
 
 
