@@ -117,6 +117,12 @@ def test_server_that_no_longer_answers_is_started_anew(tmp_path: Path):
         service.stop(patience_s=1.0)
 
 
+def look_often(watch: Watch) -> None:
+    for _ in range(100):
+        assert not watch.look()
+        time.sleep(0.1)
+
+
 def test_time_in_which_nobody_asks_is_no_silence(tmp_path: Path):
     """Nothing listens at the address; a look after a break is a first look."""
     service = start("server", python("import time; time.sleep(60)"), tmp_path / "log", os.environ)
@@ -126,8 +132,6 @@ def test_time_in_which_nobody_asks_is_no_silence(tmp_path: Path):
             assert not watch.look()
             time.sleep(2.1)
         with pytest.raises(ServiceUnavailable, match="server did not answer within"):
-            for _ in range(100):
-                assert not watch.look()
-                time.sleep(0.1)
+            look_often(watch)
     finally:
         service.stop(patience_s=1.0)
