@@ -231,7 +231,7 @@ class Watch:
         now = time.monotonic()
         if now - self.asked < self.every_s:
             return False
-        if self.silent_since is not None and now - self.asked > self.silence_limit_s:
+        if now - self.asked > self.silence_limit_s:
             self.silent_since = None  # nobody asked for long
         self.asked = now
         if self.is_ready():

@@ -65,9 +65,8 @@ class Placement(nn.Module):
             neighbours = find_neighbours(rows, pool, shares, is_same)
         strength = self.smoothing(shot).squeeze(-1)
         powers = self.whitening(shot)[modality_numbers(specs)]
-        towards = torch.where(
-            has_view(rows), within(strength, 0.0, math.inf), strength.abs()
-        )  # absent ones are filled anyway
+        present, absent = within(strength, 0.0, math.inf), strength.abs()  # what is absent is filled in any case
+        towards = torch.where(has_view(rows), present, absent)
         placed = {}
         for spec, power, pull in zip(specs, powers, towards.unsqueeze(-1).unbind(1), strict=True):
             own, others, near = rows[spec.name], pool[spec.name], neighbours[spec.name]

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from accuracy import HELD_OUT, TRAINING, points, show_progress
 from departures import train_metric
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from data_contracts.configs import BenchmarkConfig
@@ -56,18 +56,22 @@ def accuracies(learner: FusedLearner, drawn: Draw, count: int, seed: int) -> tup
     """Return the accuracy before, with `count` labels more drawn at random, and with as many asked for."""
     data = drawn.data
     model = learner.adapt(data, drawn.support)
+    answers = model.predict(data)
     is_open, is_labelled = (
         torch.zeros(len(data), dtype=torch.bool).index_fill(0, rows, value=True) for rows in (drawn.pool, drawn.support)
     )
-    doubt = entropy(model.predict(data))
+    doubt = entropy(answers)
     asked = most_helpful(model.embed(data), doubt, is_open=is_open, is_labelled=is_labelled, count=count, seed=seed)
     by_chance = drawn.pool[torch.randperm(len(drawn.pool), generator=torch.Generator().manual_seed(seed))[:count]]
 
-    def accuracy(more: Int[Tensor, " more"]) -> float:
-        answers = learner.adapt(data, torch.cat([drawn.support, more])).predict(data)[drawn.judged].argmax(-1)
-        return (answers == data.labels[drawn.judged]).float().mean().item()
+    def with_more(rows: Int[Tensor, " more"]) -> float:
+        return accuracy(learner.adapt(data, torch.cat([drawn.support, rows])).predict(data), drawn)
 
-    return accuracy(drawn.pool[:0]), accuracy(by_chance), accuracy(asked)
+    return accuracy(answers, drawn), with_more(by_chance), with_more(asked)
+
+
+def accuracy(answers: Float[Tensor, "item way"], drawn: Draw) -> float:
+    return (answers.argmax(-1) == drawn.data.labels)[drawn.judged].float().mean().item()
 
 
 def measure(

@@ -92,29 +92,27 @@ def test_command_that_takes_too_long_is_ended(tmp_path: Path):
         run("deploy", python("import time; time.sleep(60)"), tmp_path / "log", os.environ, limit_s=0.5)
 
 
-def test_server_that_no_longer_answers_is_started_anew(tmp_path: Path):
+def test_server_that_no_longer_answers_is_started_anew(tmp_path: Path, request: pytest.FixtureRequest):
     port = tmp_path / "port"
     service = start("server", [*python(STALLING), str(port)], tmp_path / "log", os.environ)
+    request.addfinalizer(lambda: service.stop(patience_s=1.0))
     deadline = time.monotonic() + 60
     while not (port.exists() and len(port.read_text()) == 5):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     first, is_ready = service.process.pid, Probe(f"http://127.0.0.1:{port.read_text()}", patience_s=1.0)
     watch = Watch(service, is_ready, every_s=0.1, silence_limit_s=3.0, start_limit_s=20.0)
-    try:
-        for _ in range(3):
-            time.sleep(0.1)
-            assert not watch.look()
-        with pytest.raises(httpx.ReadTimeout):
-            httpx.get(f"{is_ready.url}/stall", timeout=0.5)
-        while not watch.look():
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        assert is_ready()
-        assert service.process.pid != first
-        assert not is_running(first)
-    finally:
-        service.stop(patience_s=1.0)
+    for _ in range(3):
+        time.sleep(0.1)
+        assert not watch.look()
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.get(f"{is_ready.url}/stall", timeout=0.5)
+    while not watch.look():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert is_ready()
+    assert service.process.pid != first
+    assert not is_running(first)
 
 
 def look_often(watch: Watch) -> None:
@@ -123,15 +121,13 @@ def look_often(watch: Watch) -> None:
         time.sleep(0.1)
 
 
-def test_time_in_which_nobody_asks_is_no_silence(tmp_path: Path):
+def test_time_in_which_nobody_asks_is_no_silence(tmp_path: Path, request: pytest.FixtureRequest):
     """Nothing listens at the address; a look after a break is a first look."""
     service = start("server", python("import time; time.sleep(60)"), tmp_path / "log", os.environ)
+    request.addfinalizer(lambda: service.stop(patience_s=1.0))
     watch = Watch(service, Probe("http://127.0.0.1:9"), every_s=0.0, silence_limit_s=2.0, start_limit_s=0.1)
-    try:
-        for _ in range(3):
-            assert not watch.look()
-            time.sleep(2.1)
-        with pytest.raises(ServiceUnavailable, match="server did not answer within"):
-            look_often(watch)
-    finally:
-        service.stop(patience_s=1.0)
+    for _ in range(3):
+        assert not watch.look()
+        time.sleep(2.1)
+    with pytest.raises(ServiceUnavailable, match="server did not answer within"):
+        look_often(watch)

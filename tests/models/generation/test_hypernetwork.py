@@ -132,13 +132,13 @@ def test_generated_head_is_added_to_nearest_centroid_by_its_strength_which_is_bo
         nearest = NearestCentroid()(grams, WEIGHTS)
         torch.testing.assert_close(head(grams, WEIGHTS), nearest)
         found = {}
-        for strength in (0.01, 0.02, 100.0, -100.0):
+        for strength in (0.5, 1.0, 100.0, -100.0):
             head.strength.level.fill_(strength)
             found[strength] = head(grams, WEIGHTS) - nearest
-    assert found[0.02].abs().max() > 0.02
-    torch.testing.assert_close(found[0.02], 2 * found[0.01], atol=1e-3, rtol=1e-2)
-    torch.testing.assert_close(found[100.0], LARGEST_STRENGTH / 0.01 * found[0.01], atol=1e-2, rtol=1e-2)
-    torch.testing.assert_close(found[-100.0], -found[100.0], atol=1e-4, rtol=0)
+    assert found[0.5].abs().max() > 0.1
+    for strength, difference in found.items():
+        ratio = math.tanh(strength / LARGEST_STRENGTH) / math.tanh(0.5 / LARGEST_STRENGTH)
+        torch.testing.assert_close(difference, ratio * found[0.5], atol=1e-4, rtol=0)
 
 
 def test_attention_is_over_the_items_that_take_part():
