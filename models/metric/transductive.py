@@ -8,8 +8,9 @@ mean of what is assigned to them (algorithm 1).
 Balance is a choice. With it, in `transductive_balanced`, every class gets the same share of the queries, as benchmarks
 have it; without it, in `transductive`, each query is shared out by itself and classes may be of any size. Departures:
 prototypes are mixtures of support and queries, so that Gram matrices are all that is needed; the features are not
-transformed by powers; and the refined distances replace those of nearest centroid to a degree that follows the shot and
-starts at zero.
+transformed by powers; the refined distances replace those of nearest centroid to a degree that follows the shot and
+starts at zero; and a linear classifier is fine-tuned on the support, as `fine_tuning.py` says, where held-out items are
+judged by prototypes that have not moved.
 """
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from models.episodes import mean_shares
 from models.grams import EpisodeGrams
+from models.metric.fine_tuning import FineTuning
 from models.metric.known import where_known
 from models.nearest import NearestCentroid, nearness
 from models.strength import ByShot, within
@@ -31,7 +33,7 @@ TOLERANCE = 1e-6
 
 
 class TransductiveHead(nn.Module):
-    """Score queries by their distance to prototypes that the queries themselves have refined."""
+    """Score queries by their distance to prototypes that the queries have refined, and by a fine-tuned linear head."""
 
     def __init__(self, *, is_balanced: bool = False) -> None:
         """Build one; `is_balanced` says that every class has the same share of the queries."""
@@ -39,6 +41,7 @@ class TransductiveHead(nn.Module):
         self.is_balanced = is_balanced
         self.nearest = NearestCentroid()
         self.strength = ByShot()
+        self.fine_tuning = FineTuning()
 
     def forward(self, grams: EpisodeGrams, weights: Float[Tensor, "batch view"]) -> Float[Tensor, "batch query way"]:
         """Return logits of the queries."""
@@ -51,7 +54,9 @@ class TransductiveHead(nn.Module):
         n_support = gram.shape[1]
         moved = distances(everything, after, n_support) - distances(everything, before, n_support)
         strength = within(self.strength(grams.shots), 0.0, 1.0).unsqueeze(-1)
-        logits: Tensor = self.nearest.scale(grams) * (nearness(grams, weights) - strength * where_known(moved, grams))
+        refined = self.nearest.scale(grams) * (nearness(grams, weights) - strength * where_known(moved, grams))
+        held_out = self.nearest.held_out(grams, weights)
+        logits: Tensor = self.fine_tuning(refined, held_out, gram, cross, grams)
         return logits
 
 

@@ -4,6 +4,7 @@ from synthetic import draw, gather, make_domain
 from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
+from models.metric.prototypical import PrototypicalHead
 from models.metric.transductive import (
     RATE,
     SHARPNESS,
@@ -99,3 +100,15 @@ def test_prototypes_move_at_most_to_where_queries_take_them_and_never_away():
     assert torch.equal(found[3.0], found[1.0])
     torch.testing.assert_close(found[0.5], (found[0.0] + found[1.0]) / 2)
     assert (found[1.0] - found[0.0]).abs().max() > 0.1
+
+
+def test_fine_tuning_is_that_of_prototypes_which_stay_where_they_are():
+    grams, weights = gather(draw(make_domain(), n_shot=4)), torch.tensor([[0.5, 0.3, 0.2]]).expand(6, 3)
+    moving, staying = TransductiveHead(), PrototypicalHead()
+    with torch.no_grad():
+        for head in (moving, staying):
+            head.fine_tuning.strength.level.fill_(0.8)
+        torch.testing.assert_close(moving(grams, weights), staying(grams, weights))
+        assert (moving(grams, weights) - TransductiveHead()(grams, weights)).abs().max() > 0.1
+        moving.strength.level.fill_(1.0)
+        assert (moving(grams, weights) - staying(grams, weights)).abs().max() > 0.1
