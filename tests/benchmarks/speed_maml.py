@@ -48,7 +48,7 @@ def measure_peak(domain: DomainData, peers: Peers, pace: Pace) -> dict[str, floa
     """Return the matmul peak of the device where the domain is, how near our meta-step with the MLP comes, and more.
 
     The floor of its time is that of its floating-point operations at the peak. The rest is what a pool of half
-    precision gains.
+    precision gains, for the MLP and for the linear head.
     """
     episodes = Episodes(domain)
     items = episodes.items
@@ -58,6 +58,8 @@ def measure_peak(domain: DomainData, peers: Peers, pace: Pace) -> dict[str, floa
     contenders = {
         "ours": Contender(ours, batch),
         "ours, bfloat16 pool": Contender(our_meta_step("mlp", episodes, items.bfloat16(), batch), batch),
+        "linear": Contender(our_meta_step("linear", episodes, items, batch), batch),
+        "linear, bfloat16 pool": Contender(our_meta_step("linear", episodes, items.bfloat16(), batch), batch),
         "matmul": Contender(lambda: left @ right, 2 * size**3),
     }
     times = take_turns(contenders, pace)
@@ -68,6 +70,7 @@ def measure_peak(domain: DomainData, peers: Peers, pace: Pace) -> dict[str, floa
         "flops_share_of_peak": share,
         "time_over_flop_floor": 1 / share,
         "maml_mlp_bfloat16_pool_gain": how_many_times_faster(times, "ours, bfloat16 pool", "ours"),
+        "maml_linear_bfloat16_pool_gain": how_many_times_faster(times, "linear, bfloat16 pool", "linear"),
     }
 
 
