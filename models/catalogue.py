@@ -75,10 +75,10 @@ LEARNERS: tuple[str, ...] = tuple(CATALOGUE)
 """What the outer loop trains, by the names of the command line and of reports."""
 
 AUTO_MEMBERS: tuple[str, ...] = ("metric", "similarity")
-"""Learners that `auto` chooses from, whichever others are trained beside it.
+"""Learners that `auto` chooses from in any case.
 
 They differ most: one fits a linear head to a domain, the other has learned to read similarities, and neither is better
-everywhere (`models/README.md`). Learners much like `metric` would only add chances to choose wrongly.
+everywhere (`models/README.md`).
 """
 
 
@@ -105,10 +105,18 @@ def check_learner(kind: str) -> str:
     return kind
 
 
-def auto_members(asked: Sequence[str]) -> tuple[str, ...]:
+def learners_to_train(asked: Sequence[str]) -> tuple[str, ...]:
     """Return the learners that have to be trained for those asked for, `auto` being made of several."""
     members = [kind for kind in asked if kind != AUTO]
     return tuple(dict.fromkeys([*members, *(AUTO_MEMBERS if AUTO in asked else ())]))
+
+
+def auto_members(asked: Sequence[str]) -> tuple[str, ...]:
+    """Return the learners that `auto` chooses from: its own and those asked for beside it, but no transductive ones.
+
+    These presume that whatever is asked together is of the classes that the support names, which nothing tells.
+    """
+    return tuple(kind for kind in learners_to_train((*asked, AUTO)) if not CATALOGUE[kind].is_transductive)
 
 
 def build_learner(kind: str) -> FusedLearner:

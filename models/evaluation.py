@@ -18,7 +18,7 @@ from data_contracts.configs import BenchmarkConfig, EpisodesConfig, TrainConfig
 from data_contracts.errors import EpisodeTooSmall
 from data_contracts.reports import BenchmarkRow
 from models.baselines import BestSingle, TunedLogreg, reference_learners, tune_logreg
-from models.catalogue import AUTO, auto_members, build_learner, named_learners
+from models.catalogue import AUTO, auto_members, build_learner, learners_to_train, named_learners
 from models.episodes import EpisodeBatch, EpisodeSampler
 from models.features import DomainData
 from models.learner import Prior
@@ -246,7 +246,7 @@ def train_learners(
     """
     kinds = named_learners(kinds)
     members, trainings = {}, {}
-    for kind in auto_members(kinds):
+    for kind in learners_to_train(kinds):
         started, curve = time.perf_counter(), LearningCurve()
         members[kind] = build_learner(kind)
         for progress in train(members[kind], domains, config):
@@ -255,7 +255,7 @@ def train_learners(
         trainings[kind] = Training(curve, time.perf_counter() - started)
     trained: dict[str, Prior] = {kind: members[kind] for kind in kinds if kind != AUTO}
     if AUTO in kinds:
-        started, own = time.perf_counter(), auto_members((AUTO,))
+        started, own = time.perf_counter(), auto_members(kinds)
         chosen_from = {kind: members[kind] for kind in own}
         selector = learn_to_choose(chosen_from, domains, config, report)
         trained[AUTO] = AutoLearner(chosen_from, selector)

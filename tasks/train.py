@@ -22,7 +22,7 @@ from data_contracts.errors import EpisodeTooSmall, ModelRefused, UnknownModel
 from data_contracts.reports import LeaderboardRow, ModelRef, TrainReport
 from data_contracts.settings import get_settings
 from models.baselines import tune_logreg
-from models.catalogue import AUTO, auto_members, build_learner, named_learners
+from models.catalogue import AUTO, auto_members, build_learner, learners_to_train, named_learners
 from models.evaluation import REFERENCE, UNTRAINED, Comparison, EpisodeLearner, compare, untrained_learner
 from models.features import DomainData
 from models.learner import Prior
@@ -109,9 +109,9 @@ def load_training_domains(lake: Lake, config: MetaTrainConfig) -> list[DomainDat
 
 def _parts(learners: Sequence[str]) -> dict[str, nn.Module]:
     """Return what a prior over these learners stores numbers of, untrained."""
-    parts: dict[str, nn.Module] = {kind: build_learner(kind) for kind in auto_members(learners)}
+    parts: dict[str, nn.Module] = {kind: build_learner(kind) for kind in learners_to_train(learners)}
     if AUTO in learners:
-        parts[AUTO] = Selector(len(auto_members((AUTO,))))
+        parts[AUTO] = Selector(len(auto_members(learners)))
     return parts
 
 
@@ -124,7 +124,7 @@ def _train_and_register(
 
 def _train_new(domains: Sequence[DomainData], config: MetaTrainConfig, fitted: TrainConfig, key: str) -> ModelRef:
     tags = {registry.KEY_TAG: key, **lineage_tags(domains)}
-    checkpoints = {kind: _checkpoint(key, kind) for kind in auto_members(config.learners)}
+    checkpoints = {kind: _checkpoint(key, kind) for kind in learners_to_train(config.learners)}
     if not config.resume:
         _remove(checkpoints.values())
     with tracked_run("meta-train", f"prior over {len(domains)} domains", config.model_dump(mode="json"), tags) as run:
@@ -192,7 +192,7 @@ def _priors(
     priors: dict[str, Prior] = {**learners}
     if AUTO in config.learners:
         started = time.perf_counter()
-        members = {kind: learners.pop(kind) for kind in auto_members((AUTO,))}
+        members = {kind: learners.pop(kind) for kind in auto_members(config.learners)}
         with single_thread():
             selector = learn_to_choose(members, domains, fitted, progress.report)
         priors[AUTO] = AutoLearner(members, selector, learners)

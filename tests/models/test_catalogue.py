@@ -1,7 +1,15 @@
 import pytest
 
 from data_contracts.errors import ModelError
-from models.catalogue import AUTO, AUTO_MEMBERS, LEARNERS, auto_members, check_learner, named_learners
+from models.catalogue import (
+    AUTO,
+    AUTO_MEMBERS,
+    LEARNERS,
+    auto_members,
+    check_learner,
+    learners_to_train,
+    named_learners,
+)
 
 
 def test_learners_are_named_once_each():
@@ -11,11 +19,16 @@ def test_learners_are_named_once_each():
 def test_all_is_every_learner_and_auto():
     assert named_learners(("all",)) == (*LEARNERS, AUTO)
     assert named_learners(("ridge", "all"))[0] == "ridge"
-    assert auto_members(named_learners(("all",))) == LEARNERS
+    assert learners_to_train(named_learners(("all",))) == LEARNERS
 
 
 def test_auto_alone_is_made_of_its_members():
-    assert auto_members(("auto",)) == AUTO_MEMBERS
+    assert learners_to_train(("auto",)) == auto_members(("auto",)) == AUTO_MEMBERS
+
+
+def test_auto_chooses_among_all_that_are_trained_beside_it_and_answer_every_item_by_itself():
+    assert auto_members(("ridge", "auto", "transductive")) == ("ridge", *AUTO_MEMBERS)
+    assert set(LEARNERS) - set(auto_members(LEARNERS)) == {"transductive", "transductive_balanced"}
 
 
 @pytest.mark.parametrize("asked", [("metric", "oracle"), ("oracle",)])
