@@ -44,6 +44,17 @@ class EpisodeBatch:
         """One-hot support labels; a padded row is all zero."""
         return one_hot(self.support_labels, self.n_way)
 
+    @property
+    def mean_shot(self) -> Float[Tensor, ""]:
+        """Mean number of support items per way."""
+        return self.membership.sum((1, 2)).mean() / self.n_way
+
+    @property
+    def class_numbers(self) -> Int[Tensor, "batch way"]:
+        """Number in the domain of the class of each way; -1 for a way without support."""
+        numbers = self.domain.labels[self.support].unsqueeze(-1)
+        return torch.where(self.membership > 0, numbers, -1).amax(1)
+
     def presence(self, rows: Int[Tensor, "batch item"]) -> Bool[Tensor, "batch item view"]:
         """Say which views the given rows have."""
         return self.domain.presence[rows]

@@ -92,6 +92,18 @@ def test_padded_support_belongs_to_no_way():
     assert padded.membership.tolist() == [[[1, 0], [0, 1], [0, 0]]]
 
 
+def test_class_numbers_are_those_of_the_domain_and_a_way_without_support_has_none():
+    batch = EpisodeBatch(
+        make_domain(classes=3, per_class=4),
+        torch.tensor([[8, 0, 9], [4, 0, 8]]),
+        torch.tensor([[0, 1, 0], [1, -1, -1]]),
+        torch.tensor([[1], [5]]),
+        torch.tensor([[1], [1]]),
+        2,
+    )
+    assert batch.class_numbers.tolist() == [[2, 0], [-1, 1]]
+
+
 def test_same_generator_state_gives_the_same_episodes():
     first, second = draw(make_domain(), seed=3), draw(make_domain(), seed=3)
     assert torch.equal(first.support, second.support)
