@@ -14,7 +14,7 @@ from models.fused import EpisodeLoss, FusedLearner, FusedModel, query_loss
 from models.generation.feature_generator import FeatureGeneratorHead, generator_loss
 from models.generation.hypernetwork import HypernetworkHead
 from models.generation.in_context import InContextHead
-from models.generation.parameter_gan import ParameterGanHead, adversarial_loss
+from models.generation.parameter_gan import ParameterGanHead
 from models.learner import DomainModel, Prior
 from models.metric.mahalanobis import MahalanobisHead
 from models.metric.network import contrastive_head, triplet_head
@@ -66,7 +66,7 @@ CATALOGUE: dict[str, Entry] = {
     "learned_optimizer": Entry("optimisation", LearnedOptimizerHead, unrolled_loss),
     "similarity": Entry("fusion", SimilarityHead),
     "hypernetwork": Entry("generation", HypernetworkHead),
-    "parameter_gan": Entry("generation", ParameterGanHead, adversarial_loss),
+    "parameter_gan": Entry("generation", ParameterGanHead),
     "feature_generator": Entry("generation", FeatureGeneratorHead, generator_loss),
     "in_context": Entry("generation", InContextHead),
 }

@@ -17,7 +17,14 @@ from models.episodes import EpisodeBatch, one_hot
 from models.features import DomainData, ViewSpec
 from models.fusion import ViewWeights, modality_numbers
 from models.geometry import centre, centred_views, has_view
-from models.grams import EpisodeGrams, PlacedItems, distinct_rows, gather_grams
+from models.grams import (
+    EpisodeGrams,
+    LabelledItems,
+    PlacedItems,
+    distinct_rows,
+    gather_grams,
+    in_common_space,
+)
 from models.placement import Placement, pool_rows
 from models.strength import ByShot
 from models.temperature import Temperature, decision_loss
@@ -26,6 +33,9 @@ EpisodeLoss = Callable[
     [nn.Module, EpisodeGrams, Float[Tensor, "batch view"], Int[Tensor, "batch query"]], Float[Tensor, ""]
 ]
 """Called as `loss(head, grams, weights, query_labels)`; a label of -1 marks padding."""
+
+PLACED_AT_ONCE = 1024
+"""Labelled items in one part: to place one takes a few numbers for every item of the pool."""
 
 
 def query_loss(
@@ -41,6 +51,17 @@ class FittedHead(Protocol):
 
     def fit(self, items: Sequence[Float[Tensor, "item common"]], labels: Sequence[Int[Tensor, " item"]]) -> None:
         """Take statistics from labelled items in the common space, one entry per training domain."""
+        ...
+
+
+@runtime_checkable
+class AdversarialHead(Protocol):
+    """A head that learns from a few labels to resemble what plenty of labels give."""
+
+    def game(
+        self, grams: EpisodeGrams, weights: Float[Tensor, "batch view"], plenty: LabelledItems
+    ) -> Float[Tensor, ""]:
+        """Return minus the value of the game, which is added to the loss; `plenty` is all of the episodes' classes."""
         ...
 
 
@@ -100,7 +121,10 @@ class FusedLearner(nn.Module):
         """Return the loss of the outer loop; for most heads the mean cross-entropy of the queries."""
         grams = self._grams(episodes)
         weights = self.view_weights(grams, modality_numbers(episodes.domain.views))
-        return self.loss(self.head, grams, weights, episodes.query_labels)
+        loss = self.loss(self.head, grams, weights, episodes.query_labels)
+        if isinstance(self.head, AdversarialHead):
+            loss = loss + self.head.game(grams, weights, self.plenty(episodes, grams.items))
+        return loss
 
     def calibrate(self, batches: Iterable[EpisodeBatch]) -> None:
         """Fit the temperature to episodes."""
@@ -130,11 +154,29 @@ class FusedLearner(nn.Module):
     def _grams(self, episodes: EpisodeBatch) -> EpisodeGrams:
         """Place the items of a batch once, with the strengths for its mean shot; padded queries get no view."""
         rows, support, query = distinct_rows(episodes)
-        views = self.placed(episodes.domain, rows, episodes.membership.sum((1, 2)).mean() / episodes.n_way)
+        views = self.placed(episodes.domain, rows, episodes.mean_shot)
         items = PlacedItems(tuple(views.values()), _encoders(episodes.domain.views), support, query)
         grams = gather_grams(items, has_view(views), episodes.membership)
         is_query = (episodes.query_labels >= 0).unsqueeze(1)
         return replace(grams, query_presence=grams.query_presence & is_query)
+
+    @torch.no_grad()
+    def plenty(self, episodes: EpisodeBatch, placed: PlacedItems) -> LabelledItems:
+        """Return all items that the domain of a batch has labelled of its classes, those `placed` for it among them.
+
+        Memory is bounded by what is returned, `COMMON_DIM` numbers for each view of such an item, since items are
+        placed in parts. In training they are of at most `training.EPISODE_CLASSES` classes.
+        """
+        domain, labels, numbers = episodes.domain, episodes.domain.usable_labels, episodes.class_numbers
+        is_further = (labels >= 0) & torch.isin(labels, numbers)
+        rows = distinct_rows(episodes)[0]
+        is_further[rows] = False
+        further = is_further.nonzero().flatten()
+        parts = [
+            self.placed(domain, part, episodes.mean_shot).values() for part in torch.split(further, PLACED_AT_ONCE)
+        ]
+        in_common = [in_common_space(tuple(views), placed.encoder_ids) for views in (placed.views, *parts)]
+        return LabelledItems(torch.cat(in_common, dim=1), labels[torch.cat([rows, further])], numbers)
 
     def _labelled_items(self, domain: DomainData) -> tuple[Float[Tensor, "item common"], Int[Tensor, " item"]]:
         """Return items with a label; a view that none of them has takes no weight from the others."""

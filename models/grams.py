@@ -4,6 +4,7 @@ Prototypes, distances, logistic regression and separability are all functions of
 them takes views and encoders it has never met. A whole batch of episodes shares one Gram matrix over its distinct rows.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -58,6 +59,31 @@ class PlacedItems:
 
 
 @dataclass(frozen=True)
+class LabelledItems:
+    """Labelled items of the classes of a batch of episodes in the common space, each once, with their class's number.
+
+    A view without an encoder's id is zero.
+    """
+
+    views: Float[Tensor, "view row common"]
+    labels: Int[Tensor, " row"]
+    class_numbers: Int[Tensor, "batch way"]
+
+    def by_episode(
+        self, weights: Float[Tensor, "batch view"]
+    ) -> Iterator[tuple[Float[Tensor, "item common"], Float[Tensor, "item way"]]]:
+        """Yield the items of each episode's classes, views weighted, and their membership.
+
+        One episode after another, because classes may be large. The root of a weight of zero has no gradient.
+        """
+        labels = self.labels.unsqueeze(-1)
+        for weight, numbers in zip(weights, self.class_numbers, strict=True):
+            members = (labels == numbers) & (labels >= 0)
+            own = members.any(1).nonzero().flatten()
+            yield torch.einsum("v,vic->ic", weight.sqrt(), self.views[:, own]), members[own].float()
+
+
+@dataclass(frozen=True)
 class EpisodeGrams:
     """Similarities within the support and from queries to support, for every view; rows of absent views are zero.
 
@@ -105,6 +131,18 @@ def gather_grams(
         query_presence=presence[query].movedim(2, 1),
         membership=membership,
         items=items,
+    )
+
+
+def in_common_space(
+    views: Sequence[Float[Tensor, "row _"]], encoder_ids: Sequence[str | None]
+) -> Float[Tensor, "view row common"]:
+    """Project every view; one without an encoder's id becomes zero."""
+    return torch.stack(
+        [
+            items.new_zeros(len(items), COMMON_DIM) if encoder_id is None else to_common(items, encoder_id)
+            for items, encoder_id in zip(views, encoder_ids, strict=True)
+        ]
     )
 
 

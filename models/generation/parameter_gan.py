@@ -1,8 +1,8 @@
 """A GAN over parameters: Goodfellow et al., 2014, https://arxiv.org/abs/1406.2661, eq. 1, on heads in place of data.
 
 `θ = G(z, support; φ)` is a linear head made from a few labels. `D(θ; ψ)` tells it from the head that plenty of labels
-give, ridge regression on support and queries together. The outer loop minimises the cross-entropy of the queries and
-plays
+give: ridge regression on every labelled item that the training domain has of the episode's classes. The outer loop
+minimises the cross-entropy of the queries and plays
 
     min_φ max_ψ  E[log D(θ_real; ψ)] + E[log(1 - D(G(z, support; φ); ψ))]
 
@@ -16,6 +16,10 @@ inner products of `z ~ N(0, 1)` with the support items. Singular values are exac
 nearest centroid with a strength that starts at zero and is bounded as the hypernetwork's is; the sample of z is fixed,
 its answers are averaged, and their disagreement is the uncertainty. By it the mean is less sure than the heads are on
 average, so abstention heeds it already; `FusedModel.uncertainty` tells it alone, and `score` writes it down.
+
+What the game holds in memory is bounded by the labelled items of the classes that a batch of episodes has
+(`FusedLearner.plenty`), without gradient, and one episode's share of them. A head of plenty takes time in proportion to
+the items of its classes: where they are more than the common space has dimensions, ridge regression is solved in it.
 """
 
 import math
@@ -23,13 +27,11 @@ from functools import partial
 from itertools import pairwise
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu, linear, normalize, softplus
 
 from models.common_space import COMMON_DIM
-from models.episodes import one_hot
-from models.fused import query_loss
 from models.generation.classes import (
     about_prototypes,
     impartial,
@@ -40,7 +42,7 @@ from models.generation.classes import (
     rivals,
 )
 from models.generation.hypernetwork import LARGEST_STRENGTH, HeadGenerator
-from models.grams import EpisodeGrams
+from models.grams import EpisodeGrams, LabelledItems
 from models.nearest import NearestCentroid
 from models.strength import ByShot, bounded
 
@@ -101,28 +103,19 @@ class ParameterGanHead(nn.Module):
         return [self.generator(gram, grams, one.unsqueeze(-1)) for one in noise.unbind(-1)]
 
     def game(
-        self, grams: EpisodeGrams, weights: Float[Tensor, "batch view"], labels: Int[Tensor, "batch query"]
+        self, grams: EpisodeGrams, weights: Float[Tensor, "batch view"], plenty: LabelledItems
     ) -> Float[Tensor, ""]:
         """Return minus the value of the game; its gradient teaches D and, reversed, G, and moves no item."""
         gram = about_prototypes(grams, weights)[0].detach()
-        support, query = (items.detach() for items in grams.items.common(weights))
+        support = grams.items.common(weights)[0].detach()
         is_known, share = known_classes(grams), prototype_shares(grams)
         prototypes = share.mT @ support
         origin = mean_of_known(prototypes, is_known)
-        members = torch.cat([grams.membership, one_hot(labels, is_known.shape[1])], dim=1)
-        real = ridge_heads(torch.cat([support, query], dim=1) - origin, members)
+        real = torch.stack([ridge_head(*own) for own in plenty.by_episode(weights.detach())])
         heads = [head.mT @ (support - origin) for head, _ in self.heads(gram, grams, support)]
         generated = reverse_gradient(torch.stack(heads))
         judge = partial(self.discriminator, prototypes=prototypes - origin, is_known=is_known, shots=grams.shots)
         return (softplus(-judge(real)) + softplus(judge(generated)).mean(0))[is_known].mean()
-
-
-def adversarial_loss(
-    head: nn.Module, grams: EpisodeGrams, weights: Float[Tensor, "batch view"], labels: Int[Tensor, "batch query"]
-) -> Float[Tensor, ""]:
-    """Return the cross-entropy of the queries less the value of the game."""
-    assert isinstance(head, ParameterGanHead)
-    return query_loss(head, grams, weights, labels) + head.game(grams, weights, labels)
 
 
 class Discriminator(nn.Module):
@@ -165,17 +158,17 @@ def reverse_gradient(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]
     return 2 * values.detach() - values
 
 
-def ridge_heads(
-    items: Float[Tensor, "batch item common"], members: Float[Tensor, "batch item way"]
-) -> Float[Tensor, "batch way common"]:
-    """Fit a linear head with a free intercept to one-hot labels by ridge regression; returns its weight vectors."""
-    is_real = members.sum(-1, keepdim=True)
-    count = is_real.sum(1, keepdim=True).clamp(min=1)
-    items = is_real * (items - (is_real * items).sum(1, keepdim=True) / count)
-    targets = is_real * (members - members.sum(1, keepdim=True) / count)
-    penalised = items @ items.mT + RIDGE * torch.eye(items.shape[1], device=items.device)
-    heads: Tensor = torch.linalg.solve(penalised, targets).mT @ items
-    return heads
+def ridge_head(items: Float[Tensor, "item common"], members: Float[Tensor, "item way"]) -> Float[Tensor, "way common"]:
+    """Fit a linear head with a free intercept to one-hot labels by ridge regression; returns its weight vectors.
+
+    It is solved for coefficients of the items or for the weights themselves, whichever are fewer.
+    """
+    items, targets = items - items.mean(0), members - members.mean(0)
+    is_dual = items.shape[0] < items.shape[1]
+    gram = items @ items.T if is_dual else items.T @ items
+    penalised = gram + RIDGE * torch.eye(len(gram), device=gram.device)
+    head: Tensor = torch.linalg.solve(penalised, targets if is_dual else items.T @ targets).T
+    return head @ items if is_dual else head
 
 
 def average(answers: Float[Tensor, "sample batch query way"]) -> Float[Tensor, "batch query way"]:

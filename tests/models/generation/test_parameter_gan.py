@@ -1,30 +1,40 @@
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import Ridge
-from synthetic import draw, make_domain, support_of
+from synthetic import VIEWS, departed_learner, draw, make_domain, support_of
 from test_grams import by_hand, grams_of
 from torch import Tensor
 from torch.distributions import Categorical
 
 from models.catalogue import build_learner
+from models.common_space import COMMON_DIM, to_common
+from models.episodes import EpisodeBatch, one_hot
+from models.fused import FusedLearner
+from models.fusion import modality_numbers
 from models.generation.parameter_gan import (
     RIDGE,
     STEEPNESS,
     Discriminator,
     ParameterGanHead,
-    adversarial_loss,
     average,
     contraction,
     reverse_gradient,
-    ridge_heads,
+    ridge_head,
 )
-from models.grams import EpisodeGrams
+from models.geometry import centred_views
+from models.grams import EpisodeGrams, LabelledItems, in_common_space
 from models.nearest import NearestCentroid
 from models.temperature import decision_loss
 
 WEIGHTS = torch.tensor([0.5, 0.3, 0.2]).expand(6, -1)
+
+
+def assert_near(found: Tensor, expected: np.ndarray) -> None:
+    torch.testing.assert_close(found, torch.from_numpy(expected).float(), atol=1e-4, rtol=0)
 
 
 @pytest.fixture
@@ -37,9 +47,16 @@ def head() -> ParameterGanHead:
 
 
 @pytest.fixture
-def episodes() -> tuple[EpisodeGrams, Tensor]:
+def episodes() -> tuple[EpisodeGrams, LabelledItems]:
     batch = draw(make_domain())
-    return grams_of(batch), batch.query_labels
+    views = centred_views(batch.domain, torch.arange(len(batch.domain))).values()
+    in_common = in_common_space(tuple(views), tuple(view.encoder_id for view in VIEWS))
+    return grams_of(batch), LabelledItems(in_common, batch.domain.labels, batch.class_numbers)
+
+
+def what_the_game_sees(learner: FusedLearner, batch: EpisodeBatch) -> tuple[EpisodeGrams, Tensor, LabelledItems]:
+    grams = learner._grams(batch)
+    return grams, learner.view_weights(grams, modality_numbers(VIEWS)), learner.plenty(batch, grams.items)
 
 
 def test_reversed_gradient_has_the_other_sign_and_leaves_values_as_they_are():
@@ -51,9 +68,9 @@ def test_reversed_gradient_has_the_other_sign_and_leaves_values_as_they_are():
 
 @pytest.mark.parametrize(("part", "sign"), [("discriminator", 1), ("generator", -1)])
 def test_one_descent_plays_both_sides_of_the_game(head, episodes, part, sign):
-    grams, labels = episodes
+    grams, plenty = episodes
     parameters = list(getattr(head, part).parameters())
-    head.game(grams, WEIGHTS, labels).backward()
+    head.game(grams, WEIGHTS, plenty).backward()
     moved = [p for p in parameters if p.grad is not None]
     gradients = [p.grad.clone() for p in moved]
     square = sum(g.square().sum() for g in gradients).item()
@@ -63,27 +80,27 @@ def test_one_descent_plays_both_sides_of_the_game(head, episodes, part, sign):
         for step in (1e-2, -2e-2):
             for parameter, gradient in zip(moved, gradients, strict=True):
                 parameter.add_(step / math.sqrt(square) * gradient)
-            values.append(head.game(grams, WEIGHTS, labels).item())
+            values.append(head.game(grams, WEIGHTS, plenty).item())
     slope = (values[0] - values[1]) / 2e-2
     assert slope == pytest.approx(sign * math.sqrt(square), rel=0.05)
 
 
 def test_game_moves_no_item_and_no_view_weight(head, episodes):
-    grams, labels = episodes
+    grams, plenty = episodes
     weights = WEIGHTS.clone().requires_grad_()
     for items in grams.items.views:
         items.requires_grad_()
-    head.game(grams, weights, labels).backward()
+    head.game(grams, weights, plenty).backward()
     assert weights.grad is None
     assert all(items.grad is None for items in grams.items.views)
 
 
 def test_discriminator_learns_to_tell_heads_of_few_labels_from_those_of_plenty(head, episodes):
-    grams, labels = episodes
+    grams, plenty = episodes
     optimiser = torch.optim.Adam(head.discriminator.parameters(), lr=0.02)
     for _ in range(40):
         optimiser.zero_grad()
-        loss = head.game(grams, WEIGHTS, labels)
+        loss = head.game(grams, WEIGHTS, plenty)
         loss.backward()
         optimiser.step()
     assert loss.item() < 0.8 * 2 * math.log(2)
@@ -107,14 +124,53 @@ def test_contraction_lengthens_nothing():
     assert torch.linalg.matrix_norm(square, ord=2).item() == pytest.approx(1.0, abs=1e-5)
 
 
-def test_head_of_plenty_of_labels_is_ridge_regression_and_padding_takes_no_part():
-    draws = torch.Generator().manual_seed(0)
-    items, labels = torch.randn(1, 30, 7, generator=draws), torch.arange(30) % 3
-    members = torch.nn.functional.one_hot(labels, 3).float()
-    members[25:] = 0
-    expected = Ridge(alpha=RIDGE).fit(items[0, :25], members[:25]).coef_
-    found = ridge_heads(items, members[None])[0]
-    torch.testing.assert_close(found, torch.from_numpy(expected).float(), atol=1e-4, rtol=0)
+@pytest.mark.parametrize("count", [5, 30], ids=["fewer items than dimensions", "more"])
+def test_head_of_plenty_of_labels_is_ridge_regression(count):
+    items = torch.randn(count, 7, generator=torch.Generator().manual_seed(0))
+    members = one_hot(torch.arange(count) % 3, 4)
+    assert_near(ridge_head(items, members), Ridge(alpha=RIDGE).fit(items, members).coef_)
+
+
+@pytest.mark.parametrize("n_query", [2, 40], ids=["most are in no episode", "all are in episodes"])
+def test_real_heads_are_those_of_every_labelled_item_of_the_classes(n_query, monkeypatch):
+    monkeypatch.setattr("models.fused.PLACED_AT_ONCE", 10)
+    domain = make_domain(per_class=15, missing=0.3, unlabelled=20)
+    learner, batch = departed_learner("parameter_gan"), draw(domain, n_query=n_query)
+    batch = replace(batch, support_labels=batch.support_labels.where(batch.support_labels != 3, -1))
+    _, weights, plenty = what_the_game_sees(learner, batch)
+    for (items, members), weight, labels, rows in zip(
+        plenty.by_episode(weights.detach()), weights, batch.support_labels, batch.support, strict=True
+    ):
+        numbers = [int(domain.labels[rows[labels == way][0]]) for way in range(3)]
+        own = torch.cat([(domain.usable_labels == number).nonzero().flatten() for number in numbers])
+        assert len(own) > 3 * (2 + 2)
+        placed = learner.placed(domain, own, batch.mean_shot)
+        expected = sum(
+            share.sqrt() * to_common(placed[view.name], view.encoder_id)
+            for share, view in zip(weight, VIEWS, strict=True)
+            if not view.is_of_one_source
+        ).detach()
+        is_own = [domain.usable_labels[own] == number for number in numbers]
+        reference = Ridge(alpha=RIDGE).fit(expected, torch.stack(is_own, dim=1).float()).coef_
+        found = ridge_head(items, members)
+        assert_near(found[:3], reference)
+        assert not found[3].any()
+
+
+def test_queries_have_no_part_in_the_game():
+    learner, batch = departed_learner("parameter_gan"), draw(make_domain(), n_query=2)
+    spare = torch.cat([(batch.domain.labels == number).nonzero()[-2:, 0] for number in range(8)])
+    other = replace(batch, query=spare.expand(6, -1), query_labels=torch.zeros(6, len(spare), dtype=torch.long))
+    with torch.no_grad():
+        found, expected = (learner.head.game(*what_the_game_sees(learner, one)) for one in (other, batch))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_unlabelled_items_are_of_no_class_without_support():
+    items = LabelledItems(torch.ones(1, 3, COMMON_DIM), torch.tensor([-1, 2, -1]), torch.tensor([[2, -1]]))
+    ((own, members),) = items.by_episode(torch.ones(1, 1))
+    assert len(own) == 1
+    assert members.tolist() == [[1.0, 0.0]]
 
 
 def test_answer_is_the_mean_of_the_answers_of_the_sampled_heads(head, episodes):
@@ -179,8 +235,11 @@ def test_heads_agree_where_they_have_no_strength_and_on_what_they_cannot_see(hea
         torch.testing.assert_close(head(grams, weights), nearest)
 
 
-def test_loss_is_cross_entropy_plus_game(head, episodes):
-    grams, labels = episodes
+def test_loss_is_cross_entropy_plus_game(toys):
+    learner, batch = departed_learner("parameter_gan"), draw(toys)
     with torch.no_grad():
-        expected = head.game(grams, WEIGHTS, labels) + decision_loss(head(grams, WEIGHTS), labels)
-        torch.testing.assert_close(adversarial_loss(head, grams, WEIGHTS, labels), expected)
+        grams, weights, plenty = what_the_game_sees(learner, batch)
+        expected = learner.head.game(grams, weights, plenty) + decision_loss(
+            learner.head(grams, weights), batch.query_labels
+        )
+        torch.testing.assert_close(learner.meta_loss(batch), expected)
