@@ -25,6 +25,7 @@ from models.grams import (
     gather_grams,
     in_common_space,
 )
+from models.metrics import accuracy_per_episode, estimate
 from models.placement import Placement, pool_rows
 from models.strength import ByShot
 from models.temperature import Temperature, decision_loss
@@ -71,6 +72,19 @@ class EnsembleHead(Protocol):
 
     def uncertainty(self, grams: EpisodeGrams, weights: Float[Tensor, "batch view"]) -> Float[Tensor, "batch query"]:
         """Return how far they disagree on each query, in nats."""
+        ...
+
+
+@runtime_checkable
+class ContestedHead(Protocol):
+    """A head with a part that is used only if it beats the answer without it."""
+
+    def plain(self, grams: EpisodeGrams, weights: Float[Tensor, "batch view"]) -> Float[Tensor, "batch query way"]:
+        """Return logits of the queries without that part."""
+        ...
+
+    def drop(self) -> None:
+        """Use that part no more."""
         ...
 
 
@@ -125,6 +139,21 @@ class FusedLearner(nn.Module):
         if isinstance(self.head, AdversarialHead):
             loss = loss + self.head.game(grams, weights, self.plenty(episodes, grams.items))
         return loss
+
+    def settle(self, batches: Iterable[EpisodeBatch]) -> None:
+        """Drop the part that a head has in contest unless it gains accuracy on episodes, beyond chance."""
+        if not isinstance(self.head, ContestedHead):
+            return
+        gains = []
+        with torch.no_grad():
+            for episodes in batches:
+                grams, labels = self._grams(episodes), episodes.query_labels
+                weights = self.view_weights(grams, modality_numbers(episodes.domain.views))
+                used, plain = self.head(grams, weights), self.head.plain(grams, weights)
+                gains.append(accuracy_per_episode(used, labels) - accuracy_per_episode(plain, labels))
+        gain = estimate(torch.cat(gains))
+        if gain.mean <= gain.ci95:
+            self.head.drop()
 
     def calibrate(self, batches: Iterable[EpisodeBatch]) -> None:
         """Fit the temperature to episodes."""

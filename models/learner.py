@@ -99,6 +99,10 @@ class MetaLearner(Prior, Protocol):
         """Return the loss of the outer loop on a batch of episodes."""
         ...
 
+    def settle(self, batches: Iterable[EpisodeBatch]) -> None:
+        """Drop what does not pay on episodes of classes that no weight was trained on."""
+        ...
+
     def calibrate(self, batches: Iterable[EpisodeBatch]) -> None:
         """Fit to episodes how sure the learner is of its answers."""
         ...

@@ -12,8 +12,10 @@ nothing but prototypes is made of its draws, their mean is taken; the network se
 The noise comes with its opposite, so that deformations leave the prototypes where they are.
 
 Prototypes with synthetic items in them correct nearest centroid by two strengths that start at zero: that of
-calibration, and that of what the generator changes about calibration. The second is never negative: a generator that
-does not beat plain calibration in the outer loop is not used.
+calibration, and that of what the generator changes about calibration. The first is learned as if there were no
+generator, so that what remains without the second is calibration as it would be by itself. The second is never
+negative, and in the end it is set to zero unless the generator beats calibration on classes that no weight was trained
+on.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +27,6 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from models.common_space import COMMON_DIM
-from models.fused import query_loss
 from models.generation.classes import (
     impartial,
     known_classes,
@@ -37,6 +38,7 @@ from models.generation.classes import (
 from models.grams import EpisodeGrams
 from models.nearest import NearestCentroid
 from models.strength import ByShot
+from models.temperature import decision_loss
 
 BASE_CLASSES = 256
 BASE_COUNT = 2.0
@@ -74,6 +76,19 @@ class FeatureGeneratorHead(nn.Module):
         correction = calibration * calibrated + advantage * (generated - calibrated)
         logits: Tensor = self.nearest(grams, weights) + self.nearest.scale(grams) * correction
         return logits
+
+    def plain(self, grams: EpisodeGrams, weights: Float[Tensor, "batch view"]) -> Float[Tensor, "batch query way"]:
+        """Return the logits of calibration alone."""
+        calibrated, _ = self.corrections(grams, weights)
+        correction = self.calibration(grams.shots).unsqueeze(-1) * calibrated
+        logits: Tensor = self.nearest(grams, weights) + self.nearest.scale(grams) * correction
+        return logits
+
+    def drop(self) -> None:
+        """Leave calibration alone."""
+        with torch.no_grad():
+            for parameter in self.generation.parameters():
+                parameter.zero_()
 
     def advantage(self, shots: Float[Tensor, " batch"]) -> Float[Tensor, "batch 1"]:
         """Return the strength of what the generator changes about calibration: 0 where it does not beat it.
@@ -124,20 +139,28 @@ class FeatureGeneratorHead(nn.Module):
     def contest(
         self, grams: EpisodeGrams, weights: Float[Tensor, "batch view"], labels: Int[Tensor, "batch query"]
     ) -> Float[Tensor, ""]:
-        """Return the cross-entropy with generated prototypes in full strength; it teaches the generator alone."""
+        """Return the cross-entropy with generated prototypes in full strength plus that with them as they are used.
+
+        It teaches the generator and the strength of what it changes, and nothing else.
+        """
         with torch.no_grad():
             nearest, scale = self.nearest(grams, weights), self.nearest.scale(grams)
+            calibration = self.calibration(grams.shots).unsqueeze(-1)
         views = tuple(items.detach() for items in grams.items.views)
-        _, generated = self.corrections(replace(grams, items=replace(grams.items, views=views)), weights.detach())
-        return cross_entropy((nearest + scale * generated).flatten(0, 1), labels.flatten(), ignore_index=-1)
+        detached = replace(grams, items=replace(grams.items, views=views))
+        calibrated, generated = self.corrections(detached, weights.detach())
+        advantage = self.advantage(grams.shots).unsqueeze(-1)
+        used = nearest + scale * (calibration * calibrated + advantage * (generated - calibrated))
+        full = cross_entropy((nearest + scale * generated).flatten(0, 1), labels.flatten(), ignore_index=-1)
+        return full + decision_loss(used, labels)
 
 
 def generator_loss(
     head: nn.Module, grams: EpisodeGrams, weights: Float[Tensor, "batch view"], labels: Int[Tensor, "batch query"]
 ) -> Float[Tensor, ""]:
-    """Return the cross-entropy of the queries plus that of the generator in its contest with calibration."""
+    """Return the cross-entropy of the queries by calibration alone, plus that of the contest with it."""
     assert isinstance(head, FeatureGeneratorHead)
-    return query_loss(head, grams, weights, labels) + head.contest(grams, weights, labels)
+    return decision_loss(head.plain(grams, weights), labels) + head.contest(grams, weights, labels)
 
 
 class BaseClasses(nn.Module):

@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from functools import cache
@@ -263,6 +263,31 @@ def test_large_meta_batch_is_worked_through_in_parts_whose_mean_counts(domains):
     *_, last = train(learner, domains, config)
     assert learner.sizes == [32, 32, 16]
     assert 0 < last.loss < 1.1
+
+
+class Settling(FusedLearner):
+    """Notes what it is asked when it settles, and of which classes its statistics are then."""
+
+    def fit_statistics(self, domains: Sequence[DomainData], classes: tuple[str, ...]) -> None:
+        self.fitted = set(classes)
+        super().fit_statistics(domains, classes)
+
+    def settle(self, batches: Iterable[EpisodeBatch]) -> None:
+        self.asked = [(classes_of(batch), self.fitted) for batch in batches]
+
+
+def classes_of(batch: EpisodeBatch) -> set[str]:
+    """Return the classes of a batch's support."""
+    return {batch.domain.classes[number] for number in batch.domain.labels[batch.support].unique().tolist()}
+
+
+def test_what_has_to_pay_is_tried_on_classes_that_nothing_was_trained_on(domains):
+    learner, split = Settling("metric", PrototypicalHead()), split_classes(domains, CONFIG)
+    list(train(learner, domains, CONFIG.model_copy(update={"steps": 2})))
+    assert len(learner.asked) == len(domains) * len(CONFIG.shots)
+    assert all(classes == set(split.validation) for classes, _ in learner.asked)
+    assert all(fitted == set(split.folds[0]) | set(split.folds[1]) for _, fitted in learner.asked)
+    assert learner.fitted == set(split.all)
 
 
 class HeadOfSuddenSureness(PrototypicalHead):

@@ -1,10 +1,15 @@
+import math
+from copy import deepcopy
+
 import pytest
 import torch
-from synthetic import draw, make_domain
+from synthetic import class_names, draw, make_domain
 from test_grams import by_hand, grams_of
 from torch.nn.functional import cross_entropy
 
+from models.catalogue import build_learner
 from models.common_space import COMMON_DIM
+from models.fused import FusedLearner
 from models.generation.classes import prototype_shares
 from models.generation.feature_generator import (
     BASE_CLASSES,
@@ -16,6 +21,7 @@ from models.generation.feature_generator import (
 )
 from models.grams import EpisodeGrams
 from models.nearest import NearestCentroid
+from models.temperature import decision_loss
 
 WEIGHTS = torch.tensor([0.5, 0.3, 0.2]).expand(6, -1)
 
@@ -133,19 +139,74 @@ def test_strengths_lead_from_nearest_centroid_to_calibration_to_the_generator(he
     assert not torch.allclose(contenders["calibrated"], contenders["generated"], atol=0.1)
 
 
-def test_contest_teaches_the_generator_and_nothing_else(head):
+def test_contest_teaches_the_generator_and_its_strength_and_nothing_else(head):
     batch = draw(make_domain())
     grams, weights = grams_of(batch), WEIGHTS.clone().requires_grad_()
     for items in grams.items.views:
         items.requires_grad_()
     loss = head.contest(grams, weights, batch.query_labels)
-    expected = cross_entropy(head.contenders(grams, weights)["generated"].flatten(0, 1), batch.query_labels.flatten())
-    torch.testing.assert_close(loss, expected)
+    full = cross_entropy(head.contenders(grams, weights)["generated"].flatten(0, 1), batch.query_labels.flatten())
+    torch.testing.assert_close(loss, full + decision_loss(head(grams, weights), batch.query_labels))
     loss.backward()
     taught = {name.split(".")[0] for name, parameter in head.named_parameters() if parameter.grad is not None}
-    assert taught == {"generator"}
+    assert taught == {"generator", "generation"}
     assert weights.grad is None
     assert all(items.grad is None for items in grams.items.views)
+
+
+def test_calibration_learns_as_if_there_were_no_generator(head):
+    batch, without = draw(make_domain()), deepcopy(head)
+    without.drop()
+    decision_loss(without(grams_of(batch), WEIGHTS), batch.query_labels).backward()
+    generator_loss(head, grams_of(batch), WEIGHTS, batch.query_labels).backward()
+    for name in ("calibration.level", "calibration.slope", "nearest.log_temperature.level"):
+        found = head.get_parameter(name).grad
+        torch.testing.assert_close(found, without.get_parameter(name).grad)
+        assert found.any()
+
+
+def test_calibration_alone_is_left_of_a_dropped_generator(head, episodes):
+    with torch.no_grad():
+        used, plain = head(episodes, WEIGHTS), head.plain(episodes, WEIGHTS)
+        head.drop()
+        assert torch.equal(head(episodes, WEIGHTS), plain)
+    assert not torch.equal(used, plain)
+
+
+@pytest.fixture
+def contest() -> FusedLearner:
+    """A learner with base classes that mislead, whose generator is used in full."""
+    learner = build_learner("feature_generator")
+    others = make_domain("others", classes=class_names(20, start=50))
+    learner.fit_statistics([others], others.classes)
+    with torch.no_grad():
+        learner.head.generation.level.fill_(1.0)
+    return learner
+
+
+def towards_base_classes(learner: FusedLearner, share: float) -> None:
+    """Let the generator place every item at about this share of the way."""
+    last = learner.head.generator.network[2]
+    with torch.no_grad():
+        last.weight.zero_()
+        last.bias.fill_(math.log(share / (1 - share)))
+
+
+@pytest.mark.parametrize(("share", "calibration", "is_kept"), [(0.01, 1.5, True), (0.99, 0.0, False)])
+def test_generator_is_kept_only_if_it_beats_calibration_on_new_classes(contest, share, calibration, is_kept):
+    towards_base_classes(contest, share)
+    with torch.no_grad():
+        contest.head.calibration.level.fill_(calibration)
+    contest.settle([draw(make_domain(seed=seed), batch=40, n_shot=1) for seed in range(3)])
+    assert contest.head.generation.level.item() == is_kept
+    assert contest.head.calibration.level.item() == calibration
+
+
+def test_generator_that_is_as_good_as_calibration_is_dropped(contest):
+    with torch.no_grad():
+        contest.head.generation.level.fill_(-0.3)
+    contest.settle([draw(make_domain(), batch=10, n_shot=1)])
+    assert contest.head.generation.level.item() == 0
 
 
 def test_trained_generator_beats_calibration_by_base_classes_that_mislead(head):
