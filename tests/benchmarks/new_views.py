@@ -1,15 +1,19 @@
-"""What a view is worth that training has not met: `python tests/benchmarks/new_views.py HOME`.
+"""What a view is worth that training has not met: `python tests/benchmarks/new_views.py HOME CACHE`.
 
 HOME is one where `metafuse demo` has run. Learners are trained and tested on the domains of `accuracy.py`, on other
-classes, in three trials for each view that is new:
+classes, in two trials for each view that is new:
 
 - `view`: training has no such view, nor any other of its modality;
-- `encoder`: training has it from another encoder, of another dimension;
-- `modality`: training has it, and the test brings it from another encoder, as audio, which no training domain has.
+- `encoder`: training has it from another encoder, of another dimension: a fixed random layer with a ReLU on top.
 
-The other encoder is a fixed random layer with a ReLU on top of the real one: it has another geometry and dimension, but
-says nothing of what real sound is worth. Every learner answers the same episodes with the new view and without it, and
-so does nearest centroid, which is what learners are before training. Class splits count as more episodes.
+No training domain has sound. In two more trials test items do: their titles, spoken by espeak-ng (Debian's package of
+that name) and encoded by the product as any sound is. CACHE is a folder that keeps the sounds and their vectors.
+
+- `spoken`: test items have a picture, a title and table columns besides;
+- `untitled`: test items have a picture and table columns besides, training has titles as well.
+
+Every learner answers the same episodes with the new view and without it, and so does nearest centroid, which is what
+learners are before training. Class splits count as more episodes.
 """
 
 import argparse
@@ -21,10 +25,10 @@ from pathlib import Path
 
 import torch
 from accuracy import HELD_OUT, TRAINING, points
+from spoken_titles import FIELD, load_spoken, titles_of, with_sound
 from torch import Tensor
 
 from data_contracts.configs import BenchmarkConfig
-from data_contracts.names import Modality
 from models.evaluation import (
     UNTRAINED,
     check_classes,
@@ -40,9 +44,9 @@ from models.training import Report, fit_to_data
 from tasks.features import load_domain
 from tasks.lake import Lake
 
-TRIALS = ("view", "encoder", "modality")
+SPOKEN = ("spoken", "untitled")
+TRIALS = ("view", "encoder", *SPOKEN)
 OTHER_DIM = 300
-UNHEARD: Modality = "audio"
 
 
 @dataclass(frozen=True)
@@ -66,12 +70,13 @@ def measure(
     domains: Mapping[str, DomainData],
     config: BenchmarkConfig,
     views: Sequence[str],
+    trials: Sequence[str] = TRIALS,
     report: Report = lambda *_: None,
 ) -> list[Row]:
-    """Return a row for each trial, new view, shot and learner."""
+    """Return a row for each trial, new view, shot and learner; for trials with sound, test domains must have it."""
     rows = []
-    for trial in TRIALS:
-        for view in views:
+    for trial in trials:
+        for view in (FIELD,) if trial in SPOKEN else views:
             parts = [answer_split(domains, config, trial, view, seed, report) for seed in config.split_seeds]
             for shot, learner in parts[0]:
                 both = torch.cat([part[shot, learner] for part in parts], dim=1)
@@ -108,17 +113,20 @@ def prepare(
     trial: str, view: str, training: Sequence[DomainData], test: Sequence[DomainData]
 ) -> tuple[list[DomainData], list[DomainData]]:
     """Return the domains to train and to test on."""
+    if trial == "spoken":
+        return list(training), list(test)
+    if trial == "untitled":
+        return list(training), [without(data, "title") for data in test]
+    silent = [without(data, FIELD) for data in test]
     if trial == "view":
-        modality = next(spec.modality for spec in test[0].views if spec.name == view)
-        return [without_modality(data, modality) for data in training], list(test)
-    if trial == "encoder":
-        return [encoded_otherwise(data, view) for data in training], list(test)
-    return list(training), [encoded_otherwise(data, view, UNHEARD) for data in test]
+        modality = next(spec.modality for spec in silent[0].views if spec.name == view)
+        return [without_modality(data, modality) for data in training], silent
+    return [encoded_otherwise(data, view) for data in training], silent
 
 
-def without(domain: DomainData, view: str) -> DomainData:
-    """Return the same items with one view never heard of."""
-    return with_views(domain, [spec.name != view for spec in domain.views])
+def without(domain: DomainData, field: str) -> DomainData:
+    """Return the same items with the views of one field never heard of."""
+    return with_views(domain, [spec.name.partition(".")[0] != field for spec in domain.views])
 
 
 def without_modality(domain: DomainData, modality: str) -> DomainData:
@@ -131,10 +139,10 @@ def with_views(domain: DomainData, is_kept: Sequence[bool]) -> DomainData:
     return replace(domain, views=views, features=features, presence=domain.presence[:, torch.tensor(is_kept)])
 
 
-def encoded_otherwise(domain: DomainData, view: str, modality: Modality | None = None) -> DomainData:
+def encoded_otherwise(domain: DomainData, view: str) -> DomainData:
     """Return the same items with one view from another encoder, the same for all domains."""
     old = next(spec for spec in domain.views if spec.name == view)
-    new = replace(old, modality=modality or old.modality, encoder_id=f"random-layer-of-{old.encoder_id}", dim=OTHER_DIM)
+    new = replace(old, encoder_id=f"random-layer-of-{old.encoder_id}", dim=OTHER_DIM)
     layer = torch.randn(old.dim, OTHER_DIM, generator=torch.Generator().manual_seed(0))
     return replace(
         domain,
@@ -160,6 +168,8 @@ def table(rows: Sequence[Row]) -> str:
 if __name__ == "__main__":
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("home", type=Path)
+    arguments.add_argument("cache", type=Path)
+    arguments.add_argument("--trials", nargs="+", choices=TRIALS, default=TRIALS)
     arguments.add_argument("--views", nargs="+", default=["picture", "title"])
     arguments.add_argument("--learners", nargs="+", default=["metric", "similarity"])
     arguments.add_argument("--episodes", type=int, default=600)
@@ -175,10 +185,15 @@ if __name__ == "__main__":
         split_seeds=tuple(chosen.seeds),
         episodes=chosen.episodes,
     )
+    loaded = {name: load_domain(lake, name) for name in (*TRAINING, *HELD_OUT)}
+    for name in HELD_OUT if set(chosen.trials) & set(SPOKEN) else ():
+        language = name.partition("-")[2]
+        loaded[name] = with_sound(loaded[name], load_spoken(chosen.cache, name, titles_of(lake, name), language))
     measured = measure(
-        {name: load_domain(lake, name) for name in (*TRAINING, *HELD_OUT)},
+        loaded,
         protocol,
         chosen.views,
+        chosen.trials,
         lambda done, total, what: print(what, f"{done}/{total}", file=sys.stderr),
     )
     print(json.dumps([asdict(row) for row in measured], indent=2) if chosen.json else table(measured))

@@ -1,13 +1,19 @@
-"""Views, encoders and modalities that training has not met, on small domains whose classes are clouds."""
+"""Views, encoders and sounds that training has not met, on small domains whose classes are clouds."""
 
 import pytest
 from new_views import TRIALS, measure, prepare
-from synthetic import make_domain
+from spoken_titles import FIELD
+from synthetic import VIEWS, make_domain
 
 from data_contracts.configs import BenchmarkConfig, TrainConfig
 from models.evaluation import UNTRAINED
+from models.features import ViewSpec
 
-DOMAINS = {name: make_domain(name, classes=28, missing=0.1, seed=seed) for seed, name in enumerate(("a", "b", "c"))}
+SOUNDS = tuple(ViewSpec(f"{FIELD}.{facet}", "audio", f"{facet}-1", 10) for facet in ("spectrum", "speech"))
+DOMAINS = {
+    name: make_domain(name, classes=28, views=views, missing=0.1, seed=seed)
+    for seed, (name, views) in enumerate({"a": VIEWS, "b": VIEWS, "c": (*VIEWS, *SOUNDS)}.items())
+}
 LEARNERS = ("metric", "similarity")
 CONFIG = BenchmarkConfig(
     train=("a", "b"),
@@ -19,19 +25,43 @@ CONFIG = BenchmarkConfig(
 )
 
 
-@pytest.mark.parametrize(("trial", "what"), list(zip(TRIALS, ("name", "encoder_id", "modality"), strict=True)))
-def test_training_has_not_met_what_is_new(trial, what):
-    training, test = prepare(trial, "picture", [DOMAINS["a"], DOMAINS["b"]], [DOMAINS["c"]])
-    (new,) = (spec for spec in test[0].views if spec.name == "picture")
-    assert getattr(new, what) not in {getattr(spec, what) for domain in training for spec in domain.views}
+@pytest.mark.parametrize(
+    ("trial", "field", "what"),
+    [
+        ("view", "picture", "name"),
+        ("encoder", "picture", "encoder_id"),
+        ("spoken", FIELD, "modality"),
+        ("untitled", FIELD, "modality"),
+    ],
+)
+def test_training_has_not_met_what_is_new(trial, field, what):
+    training, test = prepare(trial, field, [DOMAINS["a"], DOMAINS["b"]], [DOMAINS["c"]])
+    new = [spec for spec in test[0].views if spec.name.partition(".")[0] == field]
+    met = {getattr(spec, what) for domain in training for spec in domain.views}
+    assert len(new) == (2 if field == FIELD else 1)
+    assert not met & {getattr(spec, what) for spec in new}
     for domain in (*training, *test):
         for number, spec in enumerate(domain.views):
             assert domain.features[spec.name].shape == (len(domain), spec.dim)
             assert not domain.features[spec.name][~domain.presence[:, number]].any()
 
 
+def test_only_trials_with_sound_have_it_and_only_one_has_no_title():
+    views = {
+        trial: {spec.name for spec in prepare(trial, "picture", [DOMAINS["a"]], [DOMAINS["c"]])[1][0].views}
+        for trial in TRIALS
+    }
+    silent, sounds = {"title", "picture", "facts"}, {spec.name for spec in SOUNDS}
+    assert views == {
+        "view": silent,
+        "encoder": silent,
+        "spoken": silent | sounds,
+        "untitled": silent - {"title"} | sounds,
+    }
+
+
 @pytest.mark.slow
-def test_view_encoder_and_modality_never_met_in_training_are_gains():
+def test_view_encoder_and_sound_never_met_in_training_are_gains():
     rows = {(row.trial, row.shot, row.learner): row for row in measure(DOMAINS, CONFIG, ["picture"])}
     assert set(rows) == {(trial, shot, name) for trial in TRIALS for shot in (1, 5) for name in (UNTRAINED, *LEARNERS)}
     for row in rows.values():
