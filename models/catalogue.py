@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from data_contracts.errors import ModelError, ModelRefused
-from models.fused import EpisodeLoss, FusedLearner, FusedModel, query_loss
+from models.fused import FusedLearner, FusedModel
 from models.generation.feature_generator import FeatureGeneratorHead, generator_loss
 from models.generation.hypernetwork import HypernetworkHead
 from models.generation.in_context import InContextHead
 from models.generation.parameter_gan import ParameterGanHead
+from models.heads import EpisodeLoss, query_loss
 from models.learner import DomainModel, Prior
 from models.metric.mahalanobis import MahalanobisHead
 from models.metric.network import contrastive_head, triplet_head

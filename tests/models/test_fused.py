@@ -14,7 +14,8 @@ from data_contracts.errors import ModelError, ModelRefused
 from models.catalogue import CATALOGUE, LEARNERS, build_learner, load_domain_model, load_prior
 from models.episodes import EpisodeBatch, as_episode
 from models.features import ViewSpec
-from models.fused import AdversarialHead, FusedLearner, query_loss
+from models.fused import FusedLearner
+from models.heads import AdversarialHead, query_loss
 from models.learner import DomainModel, MetaLearner
 from models.placement import POOL_SIZE
 from models.temperature import decision_loss
