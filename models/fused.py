@@ -39,6 +39,9 @@ from models.placement import Placement, pool_rows
 from models.strength import ByShot
 from models.temperature import Temperature
 
+PLENTY = 100
+"""Labelled items of a class that are plenty: of a larger class the first so many are taken."""
+
 PLACED_AT_ONCE = 1024
 """Labelled items in one part: to place one takes a few numbers for every item of the pool."""
 
@@ -134,13 +137,13 @@ class FusedLearner(nn.Module):
 
     @torch.no_grad()
     def plenty(self, episodes: EpisodeBatch, placed: PlacedItems) -> LabelledItems:
-        """Return all items that the domain of a batch has labelled of its classes, those `placed` for it among them.
+        """Return the items that the domain of a batch has labelled of its classes: those `placed` for it, and `PLENTY`.
 
         Memory is bounded by what is returned, `COMMON_DIM` numbers for each view of such an item, since items are
         placed in parts. In training they are of at most `training.EPISODE_CLASSES` classes.
         """
         domain, labels, numbers = episodes.domain, episodes.domain.usable_labels, episodes.class_numbers
-        is_further = (labels >= 0) & torch.isin(labels, numbers)
+        is_further = (labels >= 0) & torch.isin(labels, numbers) & (positions_in_class(labels) < PLENTY)
         rows = distinct_rows(episodes)[0]
         is_further[rows] = False
         further = is_further.nonzero().flatten()
@@ -350,6 +353,13 @@ class FusedModel:
 
 def _encoders(views: tuple[ViewSpec, ...]) -> tuple[str | None, ...]:
     return tuple(None if view.is_of_one_source else view.encoder_id for view in views)
+
+
+def positions_in_class(labels: Int[Tensor, " item"]) -> Int[Tensor, " item"]:
+    """Return how many items before each have its label."""
+    order = labels.argsort(stable=True)
+    of_sorted = torch.arange(len(labels), device=labels.device) - torch.searchsorted(labels[order], labels[order])
+    return torch.empty_like(labels).index_copy(0, order, of_sorted)
 
 
 def fit_model(learner: FusedLearner, domain: DomainData, support: Int[Tensor, " support"]) -> FusedModel:

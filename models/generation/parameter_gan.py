@@ -1,8 +1,8 @@
 """A GAN over parameters: Goodfellow et al., 2014, https://arxiv.org/abs/1406.2661, eq. 1, on heads in place of data.
 
 `θ = G(z, support; φ)` is a linear head made from a few labels. `D(θ; ψ)` tells it from the head that plenty of labels
-give: ridge regression on every labelled item that the training domain has of the episode's classes. The outer loop
-minimises the cross-entropy of the queries and plays
+give: ridge regression on all labelled items that the training domain has of the episode's classes (of a class of more
+than 100, on so many beside those of the episodes). The outer loop minimises the cross-entropy of the queries and plays
 
     min_φ max_ψ  E[log D(θ_real; ψ)] + E[log(1 - D(G(z, support; φ); ψ))]
 

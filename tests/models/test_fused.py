@@ -14,7 +14,7 @@ from data_contracts.errors import ModelError, ModelRefused
 from models.catalogue import CATALOGUE, LEARNERS, build_learner, load_domain_model, load_prior
 from models.episodes import EpisodeBatch, as_episode
 from models.features import ViewSpec
-from models.fused import FusedLearner
+from models.fused import FusedLearner, positions_in_class
 from models.heads import AdversarialHead, query_loss
 from models.learner import DomainModel, MetaLearner
 from models.placement import POOL_SIZE
@@ -290,3 +290,7 @@ def test_domain_model_whose_config_does_not_fit_is_refused(toys, change):
     model = build_learner("metric").adapt(toys, support_of(toys, 2))
     with pytest.raises(ModelRefused, match="do not fit"):
         load_domain_model({**model.config(), **change}, model.weights())
+
+
+def test_position_in_the_class_counts_those_before():
+    assert positions_in_class(torch.tensor([3, -1, 3, 0, -1, 3])).tolist() == [0, 0, 1, 0, 1, 2]

@@ -157,6 +157,16 @@ def test_real_heads_are_those_of_every_labelled_item_of_the_classes(n_query, mon
         assert not found[3].any()
 
 
+def test_of_a_large_class_plenty_is_taken_and_what_is_in_episodes(monkeypatch):
+    monkeypatch.setattr("models.fused.PLENTY", 4)
+    learner, batch = departed_learner("parameter_gan"), draw(make_domain(per_class=15), batch=1, n_query=2)
+    ((items, members),) = what_the_game_sees(learner, batch)[2].by_episode(torch.ones(1, 3))
+    in_episode = torch.cat([batch.support, batch.query], dim=1)[0]
+    first = [(batch.domain.labels == number).nonzero()[:4, 0] for number in batch.class_numbers[0]]
+    assert len(items) == len(torch.cat([in_episode, *first]).unique()) < 15 * batch.n_way
+    assert (members.sum(1) == 1).all()
+
+
 def test_queries_have_no_part_in_the_game():
     learner, batch = departed_learner("parameter_gan"), draw(make_domain(), n_query=2)
     spare = torch.cat([(batch.domain.labels == number).nonzero()[-2:, 0] for number in range(8)])
