@@ -10,10 +10,13 @@ TRAINING = ("openmoji-en", "openmoji-fr", "twemoji-de", "twemoji-es")
 
 
 @pytest.mark.slow
-def test_learner_gains_over_tuned_regression_on_a_vendor_a_language_and_classes_never_seen(emoji_lake):
-    config = BenchmarkConfig(train=TRAINING, test=("noto-ru",), split_seeds=(0, 1, 2), episodes=300)
+def test_learners_gain_over_tuned_regression_on_a_vendor_a_language_and_classes_never_seen(emoji_lake):
+    config = BenchmarkConfig(
+        train=TRAINING, test=("noto-ru",), split_seeds=(0, 1, 2), episodes=300, learners=("metric", "auto")
+    )
     rows = measure(emoji_lake, config)
-    gain, half = averaged(rows, "metric", 1)
-    assert gain - half > 0.02
-    gain, _ = averaged(rows, "metric", 5)
-    assert gain > 0
+    for learner in ("metric", "auto"):
+        few, many = averaged(rows, learner, 1), averaged(rows, learner, 5)
+        assert few[0] - few[1] > 0.03, (learner, few)
+        assert many[0] > 0, (learner, many)
+    assert all(row.diff > -row.diff_ci95 for row in rows if row.learner == "auto")
