@@ -29,7 +29,7 @@ class EpisodeBatch:
     def __len__(self) -> int:
         return len(self.support)
 
-    def __getitem__(self, part: slice | Bool[Tensor, " batch"]) -> "EpisodeBatch":
+    def __getitem__(self, part: slice) -> "EpisodeBatch":
         return EpisodeBatch(
             self.domain,
             self.support[part],

@@ -10,11 +10,11 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from models.baselines import raw_grams
-from models.episodes import EpisodeBatch, as_episode, one_hot
+from models.episodes import EpisodeBatch, as_episode
 from models.features import DomainData
 from models.fused import FusedLearner
 from models.fusion import separability
@@ -24,8 +24,6 @@ from models.selector import Selector
 FOLDS = 5
 MOST_LABELS = 20
 """Labels per class that take part in choosing; more would cost much and change little."""
-FINALISTS = 3
-"""Learners that are cross-validated, those expected to do best: however many there are, choosing costs no more."""
 
 
 class AutoLearner:
@@ -63,7 +61,7 @@ class AutoLearner:
         for number, member in enumerate(self.members.values()):
             is_chosen = chosen == number
             if is_chosen.any():
-                answers[is_chosen] = member.log_probabilities(episodes[is_chosen])
+                answers[is_chosen] = member.log_probabilities(episodes)[is_chosen]
         return answers
 
     def adapt(self, domain: DomainData, support: Int[Tensor, " support"]) -> DomainModel:
@@ -83,15 +81,12 @@ class AutoLearner:
         return dict(zip(self.members, shares.tolist(), strict=True))
 
     def scores(self, episodes: EpisodeBatch) -> Float[Tensor, "batch learner"]:
-        """Return the score of every learner for the support of each episode; minus infinity for all but finalists."""
+        """Return the score of every learner for the support of each episode."""
         with torch.no_grad():
-            statistics = describe(episodes)
-            expected = self.selector.expected(statistics)
-            best = expected.topk(min(FINALISTS, len(self.members)), dim=-1).indices
-            is_finalist = one_hot(best, len(self.members)).any(1)
-            validated = cross_validated(self.members, episodes, is_finalist)
-            scores: Tensor = self.selector(statistics, validated, shots_of(episodes))
-        return scores.masked_fill(~is_finalist, -torch.inf)
+            scores: Tensor = self.selector(
+                describe(episodes), cross_validated(self.members, episodes), shots_of(episodes)
+            )
+        return scores
 
     def config(self) -> dict[str, Any]:
         """Return what rebuilds the learners."""
@@ -116,17 +111,9 @@ class AutoLearner:
         return dict(self.selector.state_dict())
 
 
-def cross_validated(
-    members: Mapping[str, FusedLearner], episodes: EpisodeBatch, is_asked: Bool[Tensor, "batch learner"] | None = None
-) -> Float[Tensor, "batch learner 2"]:
-    """Return the cross-validation of every learner, or of those that are asked in each episode and zeros for others."""
-    if is_asked is None:
-        is_asked = torch.ones(len(episodes), len(members), dtype=torch.bool)
-    found = torch.zeros(len(episodes), len(members), 2)
-    for number, member in enumerate(members.values()):
-        if (here := is_asked[:, number]).any():
-            found[here, number] = cross_validate(member, episodes[here])
-    return found
+def cross_validated(members: Mapping[str, FusedLearner], episodes: EpisodeBatch) -> Float[Tensor, "batch learner 2"]:
+    """Return the cross-validation of every learner."""
+    return torch.stack([cross_validate(member, episodes) for member in members.values()], dim=1)
 
 
 def cross_validate(learner: FusedLearner, episodes: EpisodeBatch) -> Float[Tensor, "batch 2"]:

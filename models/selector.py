@@ -60,11 +60,8 @@ class Selector(nn.Module):
         shots: Float[Tensor, " batch"],
     ) -> Float[Tensor, "batch learner"]:
         """Return scores; only their differences within an episode mean anything."""
-        return self.expected(statistics) + torch.einsum("blc,bc->bl", _above_mean(validated), self.evidence(shots))
-
-    def expected(self, statistics: Float[Tensor, "batch statistic"]) -> Float[Tensor, "batch learner"]:
-        """Return scores before any cross-validation."""
-        return self.level + self._standardised(statistics) @ self.slope
+        expected = self.level + self._standardised(statistics) @ self.slope
+        return expected + torch.einsum("blc,bc->bl", _above_mean(validated), self.evidence(shots))
 
     def _standardised(self, statistics: Float[Tensor, "batch statistic"]) -> Float[Tensor, "batch statistic"]:
         return ((statistics - self.mean) / self.deviation).clamp(-MOST_DEVIATIONS, MOST_DEVIATIONS)

@@ -20,7 +20,7 @@ from models.catalogue import build_learner, load_prior
 from models.episodes import as_episode
 from models.features import DomainData
 from models.fused import FusedLearner
-from models.selection import AutoLearner, cross_validate, cross_validated, describe, leave_out, ranks, shots_of
+from models.selection import AutoLearner, cross_validate, describe, leave_out, ranks
 from models.selector import Selector
 
 
@@ -138,26 +138,6 @@ def test_choice_comes_back_from_its_stored_form(noisy):
     assert again.kind == "auto"
     with torch.no_grad():
         assert torch.equal(again.log_probabilities(batch), auto.log_probabilities(batch))
-
-
-def test_only_finalists_are_cross_validated_and_may_be_chosen(noisy):
-    kinds = ("metric", "ridge", "mahalanobis", "similarity", "set_attention")
-    auto = AutoLearner({kind: departed_learner(kind) for kind in kinds}, Selector(5))
-    batch = draw(noisy, n_shot=3)
-    with torch.no_grad():
-        auto.selector.level.copy_(torch.tensor([0.2, 0.0, 0.3, -0.1, 0.1]))
-    scores, everybody = auto.scores(batch), cross_validated(auto.members, batch)
-    assert torch.isfinite(scores).tolist() == [[True, False, True, False, True]] * len(batch)
-    with torch.no_grad():
-        full = auto.selector(describe(batch), everybody, shots_of(batch))
-    finalists = [0, 2, 4]
-    differences = (scores[:, finalists].diff(dim=1), full[:, finalists].diff(dim=1))
-    torch.testing.assert_close(*differences)
-    assert list(auto.preference(noisy, support_of(noisy, 3)).values()).count(0.0) == 2
-    with torch.no_grad():
-        answers = torch.stack([member.log_probabilities(batch) for member in auto.members.values()])
-        expected = answers[scores.argmax(1), torch.arange(len(batch))]
-        torch.testing.assert_close(auto.log_probabilities(batch), expected)
 
 
 def test_learner_that_is_only_stored_beside_them_is_never_chosen(members, noisy):
