@@ -145,6 +145,7 @@ class LeaderboardRow(Report):
     over_untrained_ci95: float = Field(description="of the paired difference")
     over_tuned: float = Field(description="accuracy minus tuned_logreg's")
     over_tuned_ci95: float = Field(description="of the paired difference")
+    nll: float | None = Field(default=None, description="None: of a prior registered before this was written down")
     ece: float
     seconds: float | None = Field(description="that training took, all members for auto; None: nothing is trained")
 

@@ -41,6 +41,7 @@ def _ranked(rows: Sequence[BenchmarkRow], comparison: Comparison) -> list[Leader
                 over_untrained_ci95=_mean_half_width([row.over_untrained_ci95 for row in own]),
                 over_tuned=_mean([row.diff for row in own]),
                 over_tuned_ci95=_mean_half_width([row.diff_ci95 for row in own]),
+                nll=_mean([row.nll for row in own]),
                 ece=_mean([row.ece for row in own]),
                 seconds=comparison.training_s.get(learner),
             )

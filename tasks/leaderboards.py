@@ -102,7 +102,7 @@ def prior_table(report: Mapping[str, Any]) -> str:
 
 def leaderboard_table(board: Sequence[Mapping[str, Any]]) -> str:
     """Return a leaderboard in Markdown, a line for each shot and learner."""
-    head = ("shot", "learner", "family", "accuracy, %", "over untrained", "over tuned_logreg", "ECE", "training, s")
+    head = ("shot", "learner", "family", "accuracy, %", "over untrained", "over tuned_logreg", "NLL", "ECE", "training, s")
     rows = [
         (
             str(row["shot"]),
@@ -110,6 +110,7 @@ def leaderboard_table(board: Sequence[Mapping[str, Any]]) -> str:
             row["family"],
             f"{_pct(row['accuracy'])} ± {_pct(row['ci95'])}",
             *(f"{100 * row[over]:+.1f} ± {_pct(row[f'{over}_ci95'])}" for over in ("over_untrained", "over_tuned")),
+            "-" if row["nll"] is None else f"{row['nll']:.3f}",
             f"{row['ece']:.3f}",
             "-" if row["seconds"] is None else f"{row['seconds']:.0f}",
         )

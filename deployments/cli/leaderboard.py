@@ -7,7 +7,7 @@ from rich.console import Group
 
 from deployments.cli.answer import rows_table
 
-SHOWN = ("shot", "learner", "family", "accuracy", "over_untrained", "over_tuned", "ece", "seconds")
+SHOWN = ("shot", "learner", "family", "accuracy", "over_untrained", "over_tuned", "nll", "ece", "seconds")
 
 
 def shown_leaderboard(board: Sequence[Mapping[str, Any]]) -> Group:
@@ -25,6 +25,7 @@ def _line(row: Mapping[str, Any]) -> dict[str, Any]:
         **{name: row[name] for name in ("shot", "learner", "family")},
         "accuracy": f"{row['accuracy']:.2%} ± {row['ci95']:.2%}",
         **{over: f"{row[over]:+.2%} ± {row[f'{over}_ci95']:.2%}" for over in ("over_untrained", "over_tuned")},
+        "nll": None if row["nll"] is None else f"{row['nll']:.3f}",
         "ece": f"{row['ece']:.3f}",
         "seconds": None if row["seconds"] is None else f"{row['seconds']:.1f}",
     }

@@ -35,6 +35,7 @@ def test_row_says_what_a_learner_is_and_what_it_gains():
     }
     assert board["ridge"].over_untrained == pytest.approx(0.2)
     assert board["ridge"].over_tuned == pytest.approx(0.1)
+    assert (board["ridge"].nll, board["ridge"].ece) == (0.5, 0.1)
     assert (board["ridge"].seconds, board["tuned_logreg"].seconds) == (12.0, None)
 
 

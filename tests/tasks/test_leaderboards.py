@@ -32,6 +32,7 @@ BOARD = [
         "over_untrained_ci95": 0.011,
         "over_tuned": -0.01,
         "over_tuned_ci95": 0.015,
+        "nll": 0.876,
         "ece": 0.0123,
         "seconds": 17.4,
     }
@@ -70,7 +71,7 @@ def test_adaptation_shows_what_each_column_carried():
 def test_leaderboard_has_a_line_for_each_shot_and_learner():
     head, _, row = rows_of(leaderboard_table(BOARD))
     assert head[:4] == ["shot", "learner", "family", "accuracy, %"]
-    assert row == ["1", "ridge", "optimisation", "70.0 ± 2.0", "+5.0 ± 1.1", "-1.0 ± 1.5", "0.012", "17"]
+    assert row == ["1", "ridge", "optimisation", "70.0 ± 2.0", "+5.0 ± 1.1", "-1.0 ± 1.5", "0.876", "0.012", "17"]
     untaught = rows_of(leaderboard_table([{**BOARD[0], "seconds": None}]))[-1]
     assert untaught[-1] == "-"
 
