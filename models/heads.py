@@ -41,7 +41,7 @@ class AdversarialHead(Protocol):
     def game(
         self, grams: EpisodeGrams, weights: Float[Tensor, "batch view"], plenty: LabelledItems
     ) -> Float[Tensor, ""]:
-        """Return minus the value of the game, which is added to the loss; `plenty` is all of the episodes' classes."""
+        """Return minus the value of the game, which is added to the loss; `plenty` is of the episodes' classes."""
         ...
 
 

@@ -46,8 +46,8 @@ def meta_train(
 ) -> Answer:
     """Train a prior over domains and register it as metafuse.prior.
 
-    With auto, all learners that are trained are registered together: auto chooses among them for each domain, and
-    each can be adapted by name. Without auto, the best of them is registered alone.
+    With auto, all learners that are trained are registered together: auto chooses among those that are not
+    transductive for each domain, and each can be adapted by name. Without auto, the best of them is registered alone.
 
     Example: metafuse meta-train --domains openmoji-en,openmoji-de,twemoji-en
 

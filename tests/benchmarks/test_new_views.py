@@ -61,7 +61,7 @@ def test_only_trials_with_sound_have_it_and_only_one_has_no_title():
 
 
 @pytest.mark.slow
-def test_view_encoder_and_sound_never_met_in_training_are_gains():
+def test_views_encoders_and_modalities_never_met_in_training_are_gains_where_they_tell_classes():
     rows = {(row.trial, row.shot, row.learner): row for row in measure(DOMAINS, CONFIG, ["picture"])}
     assert set(rows) == {(trial, shot, name) for trial in TRIALS for shot in (1, 5) for name in (UNTRAINED, *LEARNERS)}
     for row in rows.values():
