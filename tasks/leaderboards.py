@@ -102,7 +102,17 @@ def prior_table(report: Mapping[str, Any]) -> str:
 
 def leaderboard_table(board: Sequence[Mapping[str, Any]]) -> str:
     """Return a leaderboard in Markdown, a line for each shot and learner."""
-    head = ("shot", "learner", "family", "accuracy, %", "over untrained", "over tuned_logreg", "NLL", "ECE", "training, s")
+    head = (
+        "shot",
+        "learner",
+        "family",
+        "accuracy, %",
+        "over untrained",
+        "over tuned_logreg",
+        "NLL",
+        "ECE",
+        "training, s",
+    )
     rows = [
         (
             str(row["shot"]),

@@ -40,7 +40,10 @@ def benchmark(
         float, typer.Option(min=0, max=0.99, help="Share of the views of test items to hide; an item keeps one.")
     ] = DEFAULT.missing,
     learners: Annotated[
-        str, typer.Option(metavar="A,B", help="Learners beside the baselines, or all; auto chooses among those not transductive.")
+        str,
+        typer.Option(
+            metavar="A,B", help="Learners beside the baselines, or all; auto chooses among those not transductive."
+        ),
     ] = ",".join(DEFAULT.learners),
     steps: Annotated[int, typer.Option(min=0, help="Training steps.")] = TrainConfig().steps,
     seed: Annotated[int, typer.Option(min=0, help="Seed of training and episodes.")] = 0,

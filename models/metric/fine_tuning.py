@@ -32,8 +32,10 @@ DOUBT = 2.0
 class FineTuning(nn.Module):
     """Logistic regression on the support, added to the logits of nearest centroid or put in their place."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, may_replace: bool = True) -> None:
+        """Build one; `may_replace` says that nearest centroid gives way where held-out items speak for it."""
         super().__init__()
+        self.may_replace = may_replace
         self.strength = ByShot()
         self.log_inverse_penalty = ByShot(start=math.log(10.0))
 
@@ -58,6 +60,7 @@ class FineTuning(nn.Module):
             correction = strength * held_out_logits(gram, grams.membership, tuned, inverse_penalty)
             share = stop_early(held_out, correction, grams.membership)[:, None, None]
             gives_way = (share == 1) & stands_alone(held_out, correction, grams.membership)[:, None, None]
+            gives_way = gives_way & self.may_replace
             kept = 1 - gives_way * strength.clamp(0, 1)
         has_view = grams.query_presence.any(1).unsqueeze(-1)
         logits: Tensor = kept * nearest + share * has_view * strength * tuned.logits(cross)

@@ -9,8 +9,8 @@ Balance is a choice. With it, in `transductive_balanced`, every class gets the s
 have it; without it, in `transductive`, each query is shared out by itself and classes may be of any size. Departures:
 prototypes are mixtures of support and queries, so that Gram matrices are all that is needed; the features are not
 transformed by powers; the refined distances replace those of nearest centroid to a degree that follows the shot and
-starts at zero; and a linear classifier is fine-tuned on the support, as `fine_tuning.py` says, where held-out items are
-judged by prototypes that have not moved.
+starts at zero; and a linear classifier is fine-tuned on the support, as `fine_tuning.py` says. Held-out items there are
+judged by prototypes that have not moved. They say nothing of those that have, which therefore never give way to it.
 """
 
 import torch
@@ -41,7 +41,7 @@ class TransductiveHead(nn.Module):
         self.is_balanced = is_balanced
         self.nearest = NearestCentroid()
         self.strength = ByShot()
-        self.fine_tuning = FineTuning()
+        self.fine_tuning = FineTuning(may_replace=False)
 
     def forward(self, grams: EpisodeGrams, weights: Float[Tensor, "batch view"]) -> Float[Tensor, "batch query way"]:
         """Return logits of the queries."""

@@ -21,14 +21,16 @@ def episode() -> EpisodeGrams:
     return gather(draw(make_domain(), batch=1, n_way=4, n_shot=5))
 
 
-def tuned(episode: EpisodeGrams, strength: float, *, held_out: float) -> tuple[Tensor, Tensor, Tensor]:
+def tuned(
+    episode: EpisodeGrams, strength: float, *, held_out: float, may_replace: bool = True
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return fine-tuned logits, and what they are made of: some logits to tune, and those of logistic regression.
 
     The logits to tune are as right for held-out items as is said.
     """
     gram, cross = episode.fused(WEIGHTS)
     start = torch.randn(1, cross.shape[1], 4, generator=torch.Generator().manual_seed(0))
-    tuning = FineTuning()
+    tuning = FineTuning(may_replace=may_replace)
     with torch.no_grad():
         tuning.strength.level.fill_(strength)
         found = tuning(start, held_out * episode.membership, gram, cross, episode)
@@ -50,6 +52,11 @@ def test_classifier_is_added_to_what_is_right_about_held_out_items(episode):
 def test_what_held_out_items_speak_against_gives_way_by_the_strength(episode, strength):
     found, start, classifier = tuned(episode, strength, held_out=WRONG)
     torch.testing.assert_close(found, (1 - min(strength, 1)) * start + strength * classifier)
+
+
+def test_what_may_not_be_replaced_is_added_to_all_the_same(episode):
+    found, start, classifier = tuned(episode, 0.5, held_out=WRONG, may_replace=False)
+    torch.testing.assert_close(found, start + 0.5 * classifier)
 
 
 def test_nothing_gives_way_to_a_classifier_of_negative_strength(episode):
