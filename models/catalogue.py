@@ -115,7 +115,7 @@ def learners_to_train(asked: Sequence[str]) -> tuple[str, ...]:
 def auto_members(asked: Sequence[str]) -> tuple[str, ...]:
     """Return the learners that `auto` chooses from: its own and those asked for beside it, but no transductive ones.
 
-    These presume that whatever is asked together is of the classes that the support names, which nothing tells.
+    What these say of an item depends on what else is asked, which is for users to want (`models/README.md`).
     """
     return tuple(kind for kind in learners_to_train((*asked, AUTO)) if not CATALOGUE[kind].is_transductive)
 
