@@ -38,7 +38,8 @@ def prototype_logits(
 ) -> Float[Tensor, "batch query way"]:
     """Return minus the squared distance of queries to each prototype, plus a number that all classes share."""
     prototypes = class_means(support, membership)
-    return _by_way(prototypes, prototypes, query).mT
+    lengths = prototypes.square().sum(-1).unsqueeze(1)
+    return torch.baddbmm(lengths, query, prototypes.mT, beta=-1, alpha=2)
 
 
 def prototypical_loss(
