@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 
 import debian_packages
+import departures
 import keel_tables
 import torch
 from accuracy import HELD_OUT, TRAINING, points, show_progress
@@ -26,7 +27,7 @@ from models.evaluation import check_classes, draw_episodes, held_out_classes
 from models.features import DomainData
 from models.fused import FusedLearner
 from models.generation.feature_generator import FeatureGeneratorHead, generator_loss
-from models.metrics import Estimate, accuracy_per_episode, estimate
+from models.metrics import Estimate, estimate
 from models.strength import ByShot
 from models.training import Report, fit_to_data, train
 from tasks.features import load_domain
@@ -78,11 +79,7 @@ def train_generator(domains: Sequence[DomainData], config: BenchmarkConfig, repo
 
 def accuracies(learners: Mapping[str, FusedLearner], batches: Sequence[EpisodeBatch]) -> Accuracies:
     """Let every learner answer the same episodes."""
-    with torch.no_grad():
-        return {
-            name: torch.cat([accuracy_per_episode(learner.log_probabilities(one), one.query_labels) for one in batches])
-            for name, learner in learners.items()
-        }
+    return {name: departures.accuracies(learner, batches) for name, learner in learners.items()}
 
 
 def summary(found: Accuracies) -> list[Estimate]:
