@@ -2,7 +2,8 @@
 
 easyfsl draws, gathers and trains one episode at a time. We draw for many steps at once, as row numbers, and gather the
 items of a step together. The network is 512-256-64 on both sides; Adam is torch's default there, as in easyfsl's
-notebook, and the fused one here. easyfsl's logits are minus the distance to a prototype and ours, as in the paper,
+notebook, and the fused one here. Items are stored as the product stores them for this, in bfloat16 on a processor that
+multiplies it, and as `…_float32` in single precision as theirs are. easyfsl's logits are minus the distance to a prototype and ours, as in the paper,
 minus its square: so the squares of its logits must give our loss before anything is timed.
 """
 
@@ -21,7 +22,7 @@ from turns import Contender, Pace, how_many_times_faster, take_turns
 from models.episodes import mean_shares, one_hot
 from models.features import DomainData
 from models.metric.network import MetricNetwork
-from models.metric.prototypical_episodes import prototypical_loss
+from models.metric.prototypical_episodes import prototypical_loss, storage_type
 from models.optimisation.inner_loop import StoredEpisodes
 
 DRAWN_AT_ONCE = 32
@@ -50,9 +51,13 @@ def measure_training(domain: DomainData, peers: Peers, pace: Pace) -> dict[str, 
     if (easyfsl := optional(peers.easyfsl)) is None:
         return {"proto32_vs_easyfsl": None, "proto1_vs_easyfsl": None}
     check_losses(easyfsl, domain)
+    items = domain.features[VIEW.name]
+    stored = items.to(storage_type(items))
     contenders = {
-        "proto32": Contender(our_steps(domain, 32), 32),
-        "proto1": Contender(our_steps(domain, 1), 1),
+        "proto32": Contender(our_steps(domain, 32, stored), 32),
+        "proto1": Contender(our_steps(domain, 1, stored), 1),
+        "proto32_float32": Contender(our_steps(domain, 32, items), 32),
+        "proto1_float32": Contender(our_steps(domain, 1, items), 1),
         "easyfsl": Contender(their_steps(easyfsl, domain), 1),
         "easyfsl_fused": Contender(their_steps(easyfsl, domain, fused=True), 1),
     }
@@ -60,7 +65,7 @@ def measure_training(domain: DomainData, peers: Peers, pace: Pace) -> dict[str, 
     return {
         f"{ours}_vs_{theirs}": how_many_times_faster(times, ours, theirs)
         for theirs in ("easyfsl", "easyfsl_fused")
-        for ours in ("proto32", "proto1")
+        for ours in ("proto32", "proto1", "proto32_float32", "proto1_float32")
     }
 
 
@@ -78,11 +83,11 @@ def check_losses(easyfsl: SimpleNamespace, domain: DomainData) -> None:
     torch.testing.assert_close(ours, torch.stack(losses).mean())
 
 
-def our_steps(domain: DomainData, batch: int) -> Callable[[], None]:
-    """Return a step on `batch` episodes."""
+def our_steps(domain: DomainData, batch: int, items: Tensor) -> Callable[[], None]:
+    """Return a step on `batch` episodes, whose items are taken from `items`."""
     network = MetricNetwork()
     optimiser = torch.optim.Adam(network.parameters(), 1e-3, fused=True)
-    drawn = our_episodes(Episodes(domain), batch)
+    drawn = our_episodes(Episodes(domain, items=items), batch)
 
     def step() -> None:
         optimiser.zero_grad()

@@ -1,10 +1,10 @@
 import pytest
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, normalize
 
 from models.episodes import mean_shares, one_hot
 from models.metric.network import MetricNetwork
-from models.metric.prototypical_episodes import class_means, prototype_logits, prototypical_loss
+from models.metric.prototypical_episodes import class_means, prototype_logits, prototypical_loss, storage_type
 
 WAY, SHOT, QUERY, DIM = 3, 2, 4, 10
 
@@ -47,3 +47,27 @@ def test_loss_and_its_gradient_are_those_of_distances_in_the_space_of_the_networ
     torch.testing.assert_close(loss, expected)
     weights = (network.hidden.weight, network.hidden.bias, network.out.weight)
     torch.testing.assert_close(torch.autograd.grad(loss, weights), torch.autograd.grad(expected, weights))
+
+
+def test_items_stored_in_half_precision_give_nearly_the_same_gradient():
+    items, membership, labels = drawn(batch=32, dim=512)
+    centres = torch.cat([torch.eye(WAY, 512).repeat_interleave(count, 0) for count in (SHOT, QUERY)])
+    items = normalize(items + 10 * centres, dim=-1)
+    network = MetricNetwork()
+    shares, targets = mean_shares(membership), one_hot(labels, WAY)
+    weights = (network.hidden.weight, network.hidden.bias, network.out.weight)
+    single, half = (
+        torch.autograd.grad(prototypical_loss(network, stored, shares, targets), weights)
+        for stored in (items, items.bfloat16())
+    )
+    for expected, found in zip(single, half, strict=True):
+        assert found.dtype == torch.float32
+        assert 0 < (found - expected).norm() < 3e-2 * expected.norm()
+
+
+def test_items_are_stored_in_half_precision_where_the_processor_multiplies_it(monkeypatch):
+    items = torch.zeros(1, 2)
+    for has_instructions, expected in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr("torch.cpu.get_capabilities", lambda found=has_instructions: {"avx512_bf16": found})
+        assert storage_type(items) == expected
+        assert storage_type(items.to("meta")) == torch.float32
