@@ -17,9 +17,9 @@ from models.baselines import raw_grams
 from models.episodes import EpisodeBatch, as_episode
 from models.features import DomainData
 from models.fused import FusedLearner
-from models.fusion import separability
 from models.learner import DomainModel
 from models.selector import Selector
+from models.separation import separability
 
 FOLDS = 5
 MOST_LABELS = 20

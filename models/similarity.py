@@ -5,8 +5,8 @@ nearest, the farthest), how tight the class is, how well the view separates the 
 agree. From that it makes evidence for the class, and how far to trust the view for this query. No parameter of the head
 belongs to a view, a modality, an encoder or a dimension, so all of them may be new (deep sets: Zaheer et al., 2017,
 https://arxiv.org/abs/1703.06114, are what makes it indifferent to the order of views and of support items). What comes
-before the head is that of every learner: modalities met in training count by what they were worth there, others as they
-did before it, and encoders met there are whitened.
+before the head is that of every learner: modalities met in training count by what they were worth there, others by how
+they hold the support's classes together, and encoders met there are whitened.
 
 Evidence and trust each have a strength that follows the shot and starts at zero: untrained, this is nearest centroid.
 """
@@ -15,9 +15,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from models.fusion import separability
 from models.grams import EpisodeGrams, mean_where_unknown, squared_distances
 from models.nearest import NearestCentroid
+from models.separation import held_out_standings, separability, standings
 from models.strength import ByShot
 
 HIDDEN = 32
@@ -98,20 +98,11 @@ def describe(
     similarities = [(value / (3 * spread)).tanh() for value in (mean, nearest, farthest, cosine, length, gap)]
     standing = standings(cosine, is_known)
     agreement = (shares.unsqueeze(-1) * standing).sum(1, keepdim=True)
-    coherent = coherence(grams, members)[:, :, None, None]
+    coherent = held_out_standings(grams).mean()[:, :, None, None]
     shot, way = counts.clamp(min=1).log().unsqueeze(2), is_known.sum(-1, keepdim=True).clamp(min=1).log()
     columns = [*similarities, standing, agreement, coherent, coverage, shot, way]
     stacked = torch.stack([column.expand(mean.shape) for column in columns], dim=-1)
     return torch.where(is_known.unsqueeze(-1), stacked, 0.0)
-
-
-def standings(
-    values: Float[Tensor, "batch view item way"], is_known: Bool[Tensor, "batch view #item way"]
-) -> Float[Tensor, "batch view item way"]:
-    """Standardise over the known classes, so that it does not matter how spread out a view's similarities are."""
-    count = is_known.sum(-1, keepdim=True).clamp(min=1)
-    offset = torch.where(is_known, values - (values * is_known).sum(-1, keepdim=True) / count, 0.0)
-    return offset / (offset.square().sum(-1, keepdim=True) / count + 1e-4).sqrt()
 
 
 def spread_between(
@@ -122,15 +113,6 @@ def spread_between(
     different = has.unsqueeze(-1) * has.unsqueeze(-2) - members @ members.mT
     square = (grams.support.square() * different).sum((2, 3)) / different.sum((2, 3)).clamp(min=1)
     return (square + 1e-4).sqrt()[:, :, None, None]
-
-
-def coherence(grams: EpisodeGrams, members: Float[Tensor, "batch view support way"]) -> Float[Tensor, "batch view"]:
-    """Say how well support items stand in their own class when left out of it: the mean, 0 if none has company."""
-    own = torch.diagonal(grams.support, dim1=-2, dim2=-1).unsqueeze(-1) * members
-    others = members.sum(2, keepdim=True) - members
-    standing = standings((grams.support @ members - own) / others.clamp(min=1), others > 0)
-    has_company = members * (others > 0)
-    return (standing * has_company).sum((2, 3)) / has_company.sum((2, 3)).clamp(min=1)
 
 
 def classes_with_view(grams: EpisodeGrams) -> Bool[Tensor, "batch view 1 way"]:

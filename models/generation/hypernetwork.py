@@ -15,7 +15,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from models.fusion import separability
 from models.generation.classes import (
     about_prototypes,
     impartial,
@@ -28,6 +27,7 @@ from models.generation.classes import (
 )
 from models.grams import EpisodeGrams
 from models.nearest import NearestCentroid
+from models.separation import separability
 from models.strength import ByShot, bounded
 
 HIDDEN = 64

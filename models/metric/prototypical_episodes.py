@@ -53,8 +53,8 @@ def prototypical_loss(
 ) -> Float[Tensor, ""]:
     """Return the mean cross-entropy of the queries, from items with the support before the queries.
 
-    `shares` are those of `mean_shares`, `targets` are one-hot; a row of zeros is padding. Items get no gradient, and may
-    be of half precision where the rest is single.
+    `shares` are those of `mean_shares`, `targets` are one-hot; a row of zeros is padding. Items get no gradient, and
+    may be of half precision where the rest is single.
     """
     loss: Tensor = _PrototypicalLoss.apply(  # type: ignore[no-untyped-call]
         items, network.hidden.weight, network.hidden.bias, network.out.weight, shares.mT, targets.mT

@@ -3,8 +3,9 @@
 easyfsl draws, gathers and trains one episode at a time. We draw for many steps at once, as row numbers, and gather the
 items of a step together. The network is 512-256-64 on both sides; Adam is torch's default there, as in easyfsl's
 notebook, and the fused one here. Items are stored as the product stores them for this, in bfloat16 on a processor that
-multiplies it, and as `…_float32` in single precision as theirs are. easyfsl's logits are minus the distance to a prototype and ours, as in the paper,
-minus its square: so the squares of its logits must give our loss before anything is timed.
+multiplies it, and, as `…_float32`, in single precision as theirs are. easyfsl's logits are minus the distance to a
+prototype and ours, as in the paper, minus its square: so the squares of its logits must give our loss before anything
+is timed.
 """
 
 from collections.abc import Callable, Iterator

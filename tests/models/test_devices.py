@@ -26,7 +26,8 @@ class Device:
 
     def check(self, found: Tensor, expected: Tensor) -> None:
         assert found.device.type == self.name
-        assert (found.detach().cpu() - expected).norm() <= self.tolerance * expected.norm()
+        found, expected = found.detach().cpu().double(), expected.double()
+        assert (found - expected).norm() <= self.tolerance * expected.norm()
 
 
 without_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")

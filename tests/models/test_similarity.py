@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import torch
 from synthetic import PICTURE, TITLE, draw, make_domain, support_of
 from torch import Tensor
@@ -11,7 +9,7 @@ from models.features import DomainData, ViewSpec
 from models.fused import FusedLearner
 from models.fusion import modality_numbers
 from models.metrics import accuracy_per_episode
-from models.similarity import STATISTICS, SimilarityHead, classes_with_view, coherence, describe
+from models.similarity import STATISTICS, SimilarityHead, classes_with_view, describe
 from models.training import train
 
 SPOKEN = ViewSpec("spoken", "audio", "waves-1", 20)
@@ -50,21 +48,6 @@ def test_description_is_bounded_and_blank_where_the_class_lacks_the_view():
     unknown = ~classes_with_view(grams).expand(found.shape[:-1])
     assert unknown.any()
     assert (found[unknown] == 0).all()
-
-
-def test_coherence_is_high_where_classes_are_apart_and_zero_without_company():
-    near = draw(make_domain(views=(TITLE,)), n_shot=4, batch=20)
-    noise = replace(near, domain=replace(near.domain, features={"title": torch.randn(96, 12, generator=seeded(0))}))
-    alone = draw(make_domain(views=(TITLE,)), n_shot=1, batch=20)
-    found = []
-    for batch in (near, noise, alone):
-        with torch.no_grad():
-            grams = build_learner("similarity")._grams(batch)
-        members = grams.membership.unsqueeze(1) * grams.support_presence.unsqueeze(-1)
-        found.append(coherence(grams, members).mean().item())
-    assert found[0] > 1
-    assert abs(found[1]) < 0.2
-    assert found[2] == 0
 
 
 def test_view_never_met_in_training_is_put_to_use():

@@ -1,0 +1,45 @@
+from dataclasses import replace
+
+import torch
+from synthetic import TITLE, draw, make_domain
+from test_grams import by_hand, grams_of
+
+from models.separation import HeldOut, held_out_standings, separability
+
+HALF = 0.5**0.5
+
+
+def test_separability_by_hand():
+    grams = by_hand([[1.0, 0.0], [HALF, HALF], [0.0, 1.0], [0.0, 1.0]], [[1.0, 0.0]], [0, 0, 1, 1], 2)
+    within, between = (HALF + 1) / 2, (0 + 0 + HALF + HALF) / 4
+    torch.testing.assert_close(separability(grams)[0, 0], torch.tensor([within - between, between, 1.0]))
+
+
+def test_one_shot_has_no_pair_within_a_class():
+    grams = by_hand([[1.0, 0.0], [HALF, HALF]], [[1.0, 0.0]], [0, 1], 2)
+    torch.testing.assert_close(separability(grams)[0, 0], torch.tensor([0.0, HALF, 1.0]))
+
+
+def test_items_without_the_view_count_only_in_its_coverage():
+    grams = by_hand([[1.0, 0.0], [0.0, 0.0], [HALF, HALF], [0.0, 0.0]], [[1.0, 0.0]], [0, 0, 1, 1], 2)
+    torch.testing.assert_close(separability(grams)[0, 0], torch.tensor([0.0, HALF, 0.5]))
+
+
+def test_items_stand_high_in_their_class_where_classes_are_apart_and_nowhere_without_company():
+    near = draw(make_domain(views=(TITLE,)), n_shot=4, batch=20)
+    drawn = torch.randn(96, 12, generator=torch.Generator().manual_seed(0))
+    noise = replace(near, domain=replace(near.domain, features={"title": drawn}))
+    alone = draw(make_domain(views=(TITLE,)), n_shot=1, batch=20)
+    found = []
+    for batch in (near, noise, alone):
+        found.append(held_out_standings(grams_of(batch)).mean().mean().item())
+    assert found[0] > 1
+    assert abs(found[1]) < 0.2
+    assert found[2] == 0
+
+
+def test_lead_is_the_mean_over_items_that_both_views_judge_with_its_standard_error():
+    standing = torch.tensor([[[1.0, 3.0, 0.0], [0.0, 1.0, 5.0]]])
+    lead, error = HeldOut(standing, torch.tensor([[[True, True, False], [True, True, True]]])).lead(torch.tensor([1]))
+    assert lead.tolist() == [[1.5, 0.0]]
+    torch.testing.assert_close(error, torch.tensor([[HALF / 2**0.5, 0.0]]))
