@@ -1,4 +1,4 @@
-"""What holds for every learner holds for `auto`, whose choice must not hang on what its members do not see."""
+"""The choice of `auto` hangs on nothing its members do not see; `test_fused.py` has what holds for all learners."""
 
 from dataclasses import replace
 
@@ -138,12 +138,3 @@ def test_answers_to_a_batch_are_decided_as_those_of_the_adapted_domain_model(mem
     query = torch.tensor([row for row in range(60) if row not in support.tolist()])
     expected = auto.adapt(domain, support).predict(domain.take(query)).argmax(-1)
     assert torch.equal(answers(auto, as_episode(domain, support, query))[0].argmax(-1), expected)
-
-
-def test_item_without_any_view_gets_the_uniform_row(members, toys):
-    presence = toys.presence.clone()
-    presence[5] = False
-    auto = undecided(members, draw(toys, EPISODES))
-    probabilities = auto.adapt(toys, support_of(toys, 3)).predict(toys.with_presence(presence))
-    assert_near(probabilities[5], torch.full((8,), 1 / 8))
-    assert probabilities[4].max() > 0.2

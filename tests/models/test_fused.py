@@ -1,4 +1,4 @@
-"""What holds for every kind of learner; what belongs to one head alone is tested beside it."""
+"""What holds for every kind of learner, `auto` among them; what belongs to one head alone is tested beside it."""
 
 from copy import deepcopy
 from dataclasses import replace
@@ -7,21 +7,22 @@ import pytest
 import torch
 from safetensors.torch import load, save
 from synthetic import TITLE, VIEWS, departed_learner, draw, make_domain, support_of, without_view
+from test_auto_invariances import undecided
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from data_contracts.errors import ModelError, ModelRefused
-from models.catalogue import CATALOGUE, LEARNERS, build_learner, load_domain_model, load_prior
+from models.catalogue import AUTO, AUTO_MEMBERS, CATALOGUE, LEARNERS, build_learner, load_domain_model, load_prior
 from models.episodes import EpisodeBatch, as_episode
 from models.features import ViewSpec
-from models.fused import FusedLearner, positions_in_class
+from models.fused import positions_in_class
 from models.heads import AdversarialHead, query_loss
-from models.learner import DomainModel, MetaLearner
+from models.learner import DomainModel, MetaLearner, Prior
 from models.placement import POOL_SIZE
 from models.temperature import decision_loss
 
 
-def answers(learner: MetaLearner, batch: EpisodeBatch) -> Tensor:
+def answers(learner: Prior, batch: EpisodeBatch) -> Tensor:
     with torch.no_grad():
         return learner.log_probabilities(batch).exp()
 
@@ -34,11 +35,13 @@ def assert_near(found: Tensor, expected: Tensor, atol: float = 1e-4) -> None:
     torch.testing.assert_close(found, expected, atol=atol, rtol=0)
 
 
-@pytest.fixture(scope="module")
-def trained(kind: str) -> FusedLearner:
+@pytest.fixture(scope="module", params=(*LEARNERS, AUTO))
+def trained(request: pytest.FixtureRequest) -> Prior:
     """A learner with every strength on, and a basis for the encoder of the title; tests must not change it."""
     many = make_domain("many", per_class=40, views=(TITLE,), seed=9)
-    return departed_learner(kind, [many])
+    if request.param == AUTO:
+        return undecided({kind: departed_learner(kind, [many]) for kind in AUTO_MEMBERS}, draw(many, batch=20))
+    return departed_learner(request.param, [many])
 
 
 def test_untrained_learner_is_the_nearest_centroid_of_centred_views_of_equal_weight(kind):
@@ -107,7 +110,7 @@ def test_answer_to_one_query_depends_on_the_others_only_if_the_learner_is_transd
     model = trained.adapt(toys, support_of(toys, 2))
     rows = torch.tensor([50, 3, 77])
     change = (model.predict(toys.take(rows)) - model.predict(toys)[rows]).abs().max()
-    assert (change > 1e-4) == CATALOGUE[trained.kind].is_transductive
+    assert (change > 1e-4) == CATALOGUE[model.kind].is_transductive
 
 
 def test_view_that_every_item_misses_is_as_if_it_were_not_there(trained):
@@ -176,7 +179,7 @@ def test_domain_model_comes_back_from_its_stored_form(trained, toys):
     model = trained.adapt(toys, support_of(toys, 3))
     again = load_domain_model(model.config(), stored_and_loaded(model.weights()))
     assert isinstance(again, DomainModel)
-    assert (again.kind, again.views, again.classes) == (trained.kind, toys.views, toys.classes)
+    assert (again.kind, again.views, again.classes) == (model.kind, toys.views, toys.classes)
     assert torch.equal(again.predict(toys), model.predict(toys))
     assert torch.equal(again.embed(toys), model.embed(toys))
     assert again.view_weights == model.view_weights
@@ -186,9 +189,8 @@ def test_domain_model_stays_as_it_was_when_its_prior_is_trained_on(trained, toys
     prior = deepcopy(trained)
     model = prior.adapt(toys, support_of(toys, 3))
     before = model.predict(toys)
-    with torch.no_grad():
-        for parameter in prior.parameters():
-            parameter.add_(1.0)
+    for value in prior.weights().values():
+        value.fill_(1)
     prior.fit_statistics([toys], toys.classes)
     assert torch.equal(model.predict(toys), before)
 
