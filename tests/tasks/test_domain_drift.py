@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from lake_of import COLOUR, START, TITLE, YEAR, add_items, add_labels, contract_of
-from learning_lake import VIEWS, add_domain, add_vectors
+from learning_lake import VIEWS, add_vectors
 
 from data_contracts.configs import AdaptConfig, DriftConfig, MetaTrainConfig, ScoreConfig, TrainConfig
 from data_contracts.errors import UnknownDomain, UnknownModel
@@ -18,10 +18,9 @@ from tasks.contracts import contract_in_force, put_in_force
 from tasks.drift import watch_domain, watch_domains
 from tasks.encoders.tabular import TabularEncoder
 from tasks.events import pending
-from tasks.lake import Lake, open_lake
+from tasks.lake import Lake
 from tasks.leaderboards import drift_table
 from tasks.score import score_items
-from tasks.train import meta_train_prior
 from tasks.vectors import to_vectors
 
 TRAIN = MetaTrainConfig(
@@ -32,14 +31,9 @@ CONFIG = DriftConfig()
 
 
 @pytest.fixture
-def lake(tracked_home) -> Lake:
+def lake(adapted) -> Lake:
     """A lake with a model of the domain two, adapted among 96 items."""
-    lake = open_lake()
-    add_domain(lake, "one", seed=1)
-    add_domain(lake, "two", per_class=12, seed=2)
-    meta_train_prior(lake, TRAIN)
-    adapt_to_domain(lake, "two", AdaptConfig(shots=3))
-    return lake
+    return adapted
 
 
 def add_more(lake: Lake, count: int, classes: list[str], *, day: int = 5, are_embedded: bool = True) -> dict[str, str]:

@@ -27,13 +27,6 @@ def lake(tracked_home) -> Lake:
     return lake
 
 
-@pytest.fixture
-def adapted(lake) -> Lake:
-    meta_train_prior(lake, TRAIN)
-    adapt_to_domain(lake, "two", AdaptConfig(shots=3))
-    return lake
-
-
 def test_domain_of_ten_items_gets_answers_and_no_alarms(lake):
     add_domain(lake, "tiny", n_classes=2, per_class=5)
     report = score_items(lake, "tiny", ScoreConfig())
