@@ -26,6 +26,13 @@ CONFIG = TrainConfig(steps=8, n_way=3, n_query=4, shots=(1, 3), meta_batch=4, va
 MECHANICS = ("metric", "triplet")
 """A learner that is all gradient, and one that trains a network anew whenever statistics are fitted."""
 
+OF_EACH_FAMILY = (*MECHANICS, "maml", "hypernetwork", "similarity")
+
+EVERY_LEARNER = [
+    pytest.param(kind, marks=[] if kind in OF_EACH_FAMILY else pytest.mark.slow, id=kind) for kind in LEARNERS
+]
+"""One learner of each family in every run of the tests; all of them take a minute."""
+
 Trained = tuple[list[TrainProgress], list[Tensor]]
 
 
@@ -117,14 +124,20 @@ def test_same_seed_trains_the_same_learner(kind, domains):
 
 
 # After 4 steps statistics have just changed folds: the next step takes them from classes that no step has used yet.
-@pytest.mark.parametrize(
-    ("kind", "stop"),
-    [(kind, 4) for kind in LEARNERS] + [(kind, stop) for kind in MECHANICS for stop in (0, 3, 7, 8)],
-)
-def test_training_resumed_from_a_stored_state_equals_training_without_a_break(kind, stop, domains, tmp_path):
+@pytest.mark.parametrize("kind", EVERY_LEARNER)
+def test_training_resumed_where_folds_change_equals_training_without_a_break(kind, domains, tmp_path):
+    assert_resumed_run_equals_whole(kind, 4, domains, tmp_path)
+
+
+@pytest.mark.parametrize("stop", [0, 3, 7, 8])
+def test_training_resumed_at_any_step_equals_training_without_a_break(kind, stop, domains, tmp_path):
+    assert_resumed_run_equals_whole(kind, stop, domains, tmp_path)
+
+
+def assert_resumed_run_equals_whole(kind: str, stop: int, domains: list[DomainData], folder: Path) -> None:
     reports, whole = whole_run(kind)
     learner = build_learner(kind)
-    rest = list(train(learner, domains, CONFIG, stored_and_loaded(reports[stop].state, tmp_path)))
+    rest = list(train(learner, domains, CONFIG, stored_and_loaded(reports[stop].state, folder)))
     assert [report.step for report in rest] == list(range(stop + 1, 9))
     assert all(torch.equal(a, b) for a, b in zip(whole, trained_parameters(learner), strict=True))
     assert [report.loss for report in rest] == [report.loss for report in reports[stop + 1 :]]
@@ -142,7 +155,7 @@ def test_state_may_be_used_twice_and_is_not_changed_by_the_run_it_came_from(kind
     assert state["step"] == kept["step"] == 5
 
 
-@pytest.mark.parametrize("kind", LEARNERS)
+@pytest.mark.parametrize("kind", EVERY_LEARNER)
 def test_training_improves_on_classes_and_domains_it_has_not_seen(kind):
     domains = [noisy_facts(make_domain(f"t-{'x' * s}", classes=20, per_class=8, seed=s)) for s in range(2)]
     config = TrainConfig(steps=25, n_way=5, n_query=4, meta_batch=8, shots=(1, 3), validate_every=25)
