@@ -89,22 +89,17 @@ def test_labels_of_held_out_classes_do_not_reach_the_learners(domains):
         assert torch.equal(value, learners[1]["metric"].weights()[name])
 
 
-def test_protocol_gives_a_row_for_each_learner_shot_and_split(domains):
+def test_comparison_gives_a_row_for_each_learner_shot_and_split_and_knows_what_training_took(domains):
     config = CONFIG.model_copy(update={"split_seeds": (0, 1), "learners": ("metric", "auto")})
-    rows = run_protocol(config, domains)
-    found = [(row.split_seed, row.shot, row.learner) for row in rows]
+    compared = run_comparison(config, domains)
+    found = [(row.split_seed, row.shot, row.learner) for row in compared.rows]
     learners = ("best_single", "concat_logreg", "tuned_logreg", "nearest_centroid", "metric", "auto")
     assert found == [(seed, shot, name) for seed in (0, 1) for shot in (1, 2) for name in learners]
-    assert all(row.diff == row.diff_ci95 == 0 for row in rows if row.learner == "tuned_logreg")
-    assert all(0.5 < row.accuracy <= 1 and row.nll > 0 and 0 <= row.ece <= 1 for row in rows)
-
-
-def test_comparison_knows_what_training_took_and_how_sure_answers_were(domains):
-    config = CONFIG.model_copy(update={"split_seeds": (0, 1), "shots": (1,), "learners": ("metric", "auto")})
-    found = run_comparison(config, domains)
-    assert found.training_s.keys() == {*AUTO_MEMBERS, "auto"}
-    assert found.reliability.keys() == {row.learner for row in found.rows}
-    assert {int(bins[:, 0].sum()) for bins in found.reliability.values()} == {2 * 20 * 2 * 6}
+    assert all(row.diff == row.diff_ci95 == 0 for row in compared.rows if row.learner == "tuned_logreg")
+    assert all(0.5 < row.accuracy <= 1 and row.nll > 0 and 0 <= row.ece <= 1 for row in compared.rows)
+    assert compared.training_s.keys() == {*AUTO_MEMBERS, "auto"}
+    assert compared.reliability.keys() == set(learners)
+    assert {int(bins[:, 0].sum()) for bins in compared.reliability.values()} == {2 * 2 * 20 * 2 * 6}
 
 
 def test_learners_that_are_always_compared_are_named_by_default():

@@ -35,13 +35,20 @@ def with_changes(**changes) -> TransferConfig:
 
 def test_every_domain_is_left_out_once_and_gives_a_row_for_each_shot_and_learner(domains):
     reports: list[tuple[int, int, str]] = []
-    rows, skipped = run_transfer(with_changes(learners=("metric", "auto")), domains, lambda *now: reports.append(now))
+    rows, skipped = run_transfer(
+        with_changes(learners=("metric", "mahalanobis")), domains, lambda *now: reports.append(now)
+    )
     assert skipped == {}
-    expected = [(name, shot, kind) for name in domains for shot in (1, 2) for kind in ("metric", "auto")]
+    expected = [(name, shot, kind) for name in domains for shot in (1, 2) for kind in ("metric", "mahalanobis")]
     assert [(row.domain, row.shot, row.learner) for row in rows] == expected
     assert {row.unseen for row in rows} == {"domain and classes"}
     assert (3, 3, "leave one domain out") in reports
     assert (2, 2, "meta-train metric") in reports
+
+
+def test_choice_among_learners_is_compared_like_any_of_them(domains):
+    rows, _ = run_transfer(with_changes(domains=("third",), shots=(1,), learners=("metric", "auto")), domains)
+    assert [row.learner for row in rows] == ["metric", "auto"]
 
 
 def test_domains_that_are_named_are_left_out_and_all_others_train(domains):
