@@ -1,6 +1,6 @@
 """A home directory of its own for every test that asks for one; the environment is put back afterwards.
 
-Shapes and types in `models` are checked in every test: the hook must be there before anything imports them.
+Shapes and types in `models` can be checked: the hook must be there before anything imports them.
 """
 
 import os
@@ -8,13 +8,19 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import jaxtyping
 import pytest
-from jaxtyping import install_import_hook
 
 from data_contracts.settings import get_settings, use_home
 
 os.environ["OMP_NUM_THREADS"] = "1"  # libraries read it when they load; each core has a worker of its own
-install_import_hook("models", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")  # int is a float
+jaxtyping.install_import_hook("models", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")  # int is a float
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _check_shapes(request: pytest.FixtureRequest) -> None:
+    """Check them where the maths is tested. What calls it elsewhere would take half as long again."""
+    jaxtyping.config.update("jaxtyping_disable", "models" not in request.path.parts)
 
 
 @pytest.fixture

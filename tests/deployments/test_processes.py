@@ -125,9 +125,9 @@ def test_time_in_which_nobody_asks_is_no_silence(tmp_path: Path, request: pytest
     """Nothing listens at the address; a look after a break is a first look."""
     service = start("server", python("import time; time.sleep(60)"), tmp_path / "log", os.environ)
     request.addfinalizer(lambda: service.stop(patience_s=1.0))
-    watch = Watch(service, Probe("http://127.0.0.1:9"), every_s=0.0, silence_limit_s=2.0, start_limit_s=0.1)
+    watch = Watch(service, Probe("http://127.0.0.1:9"), every_s=0.0, silence_limit_s=1.0, start_limit_s=0.1)
     for _ in range(3):
         assert not watch.look()
-        time.sleep(2.1)
+        time.sleep(1.1)
     with pytest.raises(ServiceUnavailable, match="server did not answer within"):
         look_often(watch)
