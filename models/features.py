@@ -55,7 +55,7 @@ class DomainData:
         }
 
     @cached_property
-    def views_met(self) -> list[int]:
+    def views_present(self) -> list[int]:
         """Numbers of the views that any item has."""
         numbers: list[int] = self.presence.any(0).nonzero().flatten().tolist()
         return numbers
@@ -104,10 +104,10 @@ class DomainData:
 
         A view that no item has is not drawn for, so that it changes nothing for the others.
         """
-        if not share or len(self.views_met) < 2:
+        if not share or len(self.views_present) < 2:
             return self
         chance = torch.zeros(self.presence.shape)
-        chance[:, self.views_met] = torch.rand(len(self), len(self.views_met), generator=generator)
+        chance[:, self.views_present] = torch.rand(len(self), len(self.views_present), generator=generator)
         chance = chance.to(self.presence.device)
         kept = self.presence & (chance >= share)
         luckiest = one_hot((chance * self.presence).argmax(1), len(self.views)).bool() & self.presence

@@ -69,11 +69,14 @@ class FusedLearner(nn.Module):
         }
         return (parameter for parameter in self.parameters() if id(parameter) not in strengths)
 
-    def fit_statistics(self, domains: Sequence[DomainData], classes: tuple[str, ...]) -> None:
-        """Fit what needs no gradient: the scatter within classes of each shared encoder, and what the head asks for."""
-        self.placement.fit(domains, classes)
+    def meet(self, domains: Sequence[DomainData]) -> None:
+        """Count the modalities that any item of the domains has among those that training has met."""
         for domain in domains:
-            self.view_weights.meet(modality_numbers(domain.views))
+            self.view_weights.meet(modality_numbers(domain.views)[domain.views_present])
+
+    def fit_statistics(self, domains: Sequence[DomainData], classes: tuple[str, ...]) -> None:
+        """Fit what needs no gradient: the within-class scatter of each shared encoder, and what the head asks for."""
+        self.placement.fit(domains, classes)
         if isinstance(self.head, FittedHead):
             with torch.no_grad():
                 labelled = [self._labelled_items(domain.with_classes(classes)) for domain in domains]

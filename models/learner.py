@@ -95,6 +95,10 @@ class MetaLearner(Prior, Protocol):
         """Return those parameters that are weights of networks, which learn at a rate of their own."""
         ...
 
+    def meet(self, domains: Sequence[DomainData]) -> None:
+        """Take note of the domains that training draws episodes from."""
+        ...
+
     def meta_loss(self, episodes: EpisodeBatch) -> Float[Tensor, ""]:
         """Return the loss of the outer loop on a batch of episodes."""
         ...

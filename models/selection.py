@@ -171,12 +171,12 @@ def describe(episodes: EpisodeBatch) -> Float[Tensor, "batch statistic"]:
     """
     grams = raw_grams(episodes)
     gap, between, _ = separability(grams).unbind(-1)
-    is_there = episodes.presence(episodes.support) & (episodes.support_labels >= 0).unsqueeze(-1)
-    is_met = is_there.any(1)
-    n_views = is_met.sum(1).clamp(min=1)
-    best = torch.where(is_met | ~is_met.any(1, keepdim=True), gap, -torch.inf).amax(1)
-    means = [(values * is_met).sum(1) / n_views for values in (gap, between)]
-    share = is_there.sum((1, 2)) / (grams.is_real.sum(1) * n_views).clamp(min=1)
+    presence = episodes.presence(episodes.support) & (episodes.support_labels >= 0).unsqueeze(-1)
+    is_there = presence.any(1)
+    n_views = is_there.sum(1).clamp(min=1)
+    best = torch.where(is_there | ~is_there.any(1, keepdim=True), gap, -torch.inf).amax(1)
+    means = [(values * is_there).sum(1) / n_views for values in (gap, between)]
+    share = presence.sum((1, 2)) / (grams.is_real.sum(1) * n_views).clamp(min=1)
     n_ways = torch.full_like(best, episodes.n_way)
     return torch.stack([grams.shots.log(), n_ways.log(), n_views.log(), best, *means, share], dim=1)
 

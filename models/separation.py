@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from models.grams import EpisodeGrams
@@ -35,19 +35,16 @@ class HeldOut(NamedTuple):
     """The mean similarity to the others of its class, standardised over the classes; 0 where there is no other."""
     is_judged: Bool[Tensor, "batch view support"]
 
-    def mean(self) -> Float[Tensor, "batch view"]:
-        """Return the mean over the items that have company in their class; 0 if none has."""
-        return self.standing.sum(-1) / self.is_judged.sum(-1).clamp(min=1)
+    def mean(self) -> tuple[Float[Tensor, "batch view"], Float[Tensor, "batch view"]]:
+        """Return the mean over the items that have company in their class, 0 if none has, and its standard error.
 
-    def lead(self, over: Int[Tensor, " batch"]) -> tuple[Float[Tensor, "batch view"], Float[Tensor, "batch view"]]:
-        """Return how much higher items stand in each view than in one other, and the standard error, in pairs."""
-        take = over[:, None, None].expand(-1, -1, self.standing.shape[-1])
-        both = self.is_judged & self.is_judged.gather(1, take)
-        count = both.sum(-1).clamp(min=1)
-        leads = (self.standing - self.standing.gather(1, take)) * both
-        mean = leads.sum(-1) / count
-        square = ((leads - mean.unsqueeze(-1)).square() * both).sum(-1) / (count - 1).clamp(min=1)
-        return mean, (square / count).sqrt()
+        From fewer than two items there is no telling the error, which is infinite then.
+        """
+        count = self.is_judged.sum(-1)
+        mean = self.standing.sum(-1) / count.clamp(min=1)
+        offset = (self.standing - mean.unsqueeze(-1)) * self.is_judged
+        error = (offset.square().sum(-1) / (count * (count - 1)).clamp(min=1)).sqrt()
+        return mean, torch.where(count < 2, torch.inf, error)
 
 
 def held_out_standings(grams: EpisodeGrams) -> HeldOut:

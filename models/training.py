@@ -196,6 +196,7 @@ class _Run:
         self.optimiser = _optimiser(learner, config)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.validation_episodes = validation_episodes(domains, config)
+        learner.meet([data for data in domains if len(large_classes(data, min(config.shots) + 1)) >= config.n_way])
         self.step, self.fold = 0, -1
         self.best_accuracy: Float[Tensor, " episode"] | None = None
         self.best = self.fitted_with = self._snapshot()

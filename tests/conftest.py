@@ -14,7 +14,8 @@ import pytest
 from data_contracts.settings import get_settings, use_home
 
 os.environ["OMP_NUM_THREADS"] = "1"  # libraries read it when they load; each core has a worker of its own
-jaxtyping.install_import_hook("models", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")  # int is a float
+CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"  # an int is a float
+jaxtyping.install_import_hook("models", CHECKER)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -9,6 +9,7 @@ is timed.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -47,7 +48,8 @@ def measure_sampler(domain: DomainData, peers: Peers, pace: Pace) -> dict[str, f
 def measure_training(domain: DomainData, peers: Peers, pace: Pace) -> dict[str, float | None]:
     """Return how many times faster we train on 32 episodes a step and on one, per episode.
 
-    That is against easyfsl's loop as it is, and, as `…_fused`, against the same with our choice of Adam.
+    That is against easyfsl's loop as it is, and, as `…_fused`, against the same with our choice of Adam. The error is
+    how far storing items moves the gradient, as a part of its length.
     """
     if (easyfsl := optional(peers.easyfsl)) is None:
         return {"proto32_vs_easyfsl": None, "proto1_vs_easyfsl": None}
@@ -63,11 +65,23 @@ def measure_training(domain: DomainData, peers: Peers, pace: Pace) -> dict[str, 
         "easyfsl_fused": Contender(their_steps(easyfsl, domain, fused=True), 1),
     }
     times = take_turns(contenders, pace)
-    return {
+    return {"proto_gradient_error": gradient_error(domain, stored)} | {
         f"{ours}_vs_{theirs}": how_many_times_faster(times, ours, theirs)
         for theirs in ("easyfsl", "easyfsl_fused")
         for ours in ("proto32", "proto1", "proto32_float32", "proto1_float32")
     }
+
+
+def gradient_error(domain: DomainData, stored: Tensor) -> float:
+    """Return how far the gradient by the network's weights is from that of the same items in single precision."""
+    network, episodes = MetricNetwork(), Episodes(domain).draw(32)
+    weights = (network.hidden.weight, network.hidden.bias, network.out.weight)
+    losses = (
+        prototypical_loss(network, items_of(replace(episodes, items=items)), shares(episodes), targets(episodes))
+        for items in (episodes.items, stored)
+    )
+    single, half = (torch.cat([part.flatten() for part in torch.autograd.grad(loss, weights)]) for loss in losses)
+    return float((half - single).norm() / single.norm())
 
 
 def check_losses(easyfsl: SimpleNamespace, domain: DomainData) -> None:

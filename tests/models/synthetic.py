@@ -99,6 +99,7 @@ def departed_learner(kind: str = "metric", domains: Sequence[DomainData] = ()) -
         for parameter in learner.parameters():
             parameter.add_(0.3 * torch.rand(parameter.shape, generator=generator) + 0.1)
     if domains:
+        learner.meet(domains)
         learner.fit_statistics(domains, domains[0].classes)
     return learner
 

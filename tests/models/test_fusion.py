@@ -1,11 +1,12 @@
+import math
 from dataclasses import replace
 
 import pytest
 import torch
-from synthetic import FACTS, PICTURE, TITLE, VIEWS, draw, make_domain
+from synthetic import FACTS, PICTURE, TITLE, VIEWS, draw, make_domain, without_view
 from test_grams import grams_of
 
-from models.features import ViewSpec
+from models.features import DomainData, ViewSpec
 from models.fusion import ViewWeights, modality_numbers
 
 
@@ -57,8 +58,7 @@ def test_support_without_any_view_leaves_the_views_equal():
     torch.testing.assert_close(weights, torch.full((6, 3), 1 / 3))
 
 
-def make_spoken(name: str, dim: int = 12) -> ViewSpec:
-    return ViewSpec(name, "audio", f"waves-{name}", dim)
+SOUND, SPEECH = (ViewSpec(name, "audio", f"waves-{name}", TITLE.dim) for name in ("sound", "speech"))
 
 
 def trained_without_sound() -> ViewWeights:
@@ -66,32 +66,52 @@ def trained_without_sound() -> ViewWeights:
     weights.meet(modality_numbers(VIEWS))
     with torch.no_grad():
         weights.bias[modality_numbers(VIEWS)] = torch.tensor([1.0, 0.5, -2.0])
+        weights.evidence.copy_(torch.tensor([0.0, 0.5, -3.0]))
     return weights
 
 
-def test_modality_never_met_is_trusted_like_the_least_trusted_one_and_its_views_have_one_vote():
-    weights, sounds = trained_without_sound(), (make_spoken("one"), make_spoken("two"))
-    domain = make_domain(views=(*VIEWS, *sounds))
-    modalities = modality_numbers(domain.views)
-    *_, facts, one, two = weights.prior(modalities)
-    torch.testing.assert_close(torch.stack([one, two]), torch.stack([facts, facts]) / 2)
-    at_one_shot = weights(grams_of(draw(domain, n_shot=1)), modalities)
-    torch.testing.assert_close(at_one_shot, weights.prior(modalities).expand(6, 5))
+def heard(*views: ViewSpec, noise: tuple[ViewSpec, ...] = ()) -> DomainData:
+    """A domain whose sounds are its titles, or noise."""
+    domain = make_domain(views=(TITLE, *views))
+    draws = torch.Generator().manual_seed(5)
+    sounds = {view.name: domain.features["title"] for view in views if view.modality == "audio"}
+    sounds |= {view.name: torch.randn(len(domain), TITLE.dim, generator=draws) for view in noise}
+    return replace(domain, features={**domain.features, **sounds})
 
 
-@pytest.mark.parametrize("is_noise", [True, False], ids=["noise", "as good as a title"])
-def test_labels_decide_how_much_a_modality_counts_that_was_never_met(is_noise):
-    weights, sound = trained_without_sound(), make_spoken("sound")
-    domain = make_domain(views=(*VIEWS, sound))
-    drawn = torch.randn(len(domain), 12, generator=torch.Generator().manual_seed(5))
-    sounds = drawn if is_noise else domain.features["title"]
-    domain = replace(domain, features={**domain.features, "sound": sounds})
-    title, _, facts, heard = weights(grams_of(draw(domain, n_shot=8)), modality_numbers(domain.views)).mean(0).tolist()
-    assert heard == pytest.approx(facts, rel=0.2) if is_noise else 3 * facts < heard < title
+def shares(domain: DomainData, n_shot: int) -> dict[str, float]:
+    """Return the mean weights of the views over a few episodes."""
+    weighed = trained_without_sound()(grams_of(draw(domain, n_shot=n_shot)), modality_numbers(domain.views))
+    return dict(zip((view.name for view in domain.views), weighed.mean(0).tolist(), strict=True))
 
 
-def test_where_no_modality_was_met_all_views_are_alike():
-    weights, sounds = trained_without_sound(), (make_spoken("one"), make_spoken("two"))
-    domain = make_domain(views=sounds)
-    found = weights(grams_of(draw(domain, n_shot=4)), modality_numbers(sounds))
-    torch.testing.assert_close(found, torch.full((6, 2), 0.5))
+def test_modality_never_met_has_the_smallest_bias_of_those_met():
+    title, sound, speech = trained_without_sound().prior(modality_numbers((TITLE, SOUND, SPEECH)))
+    torch.testing.assert_close(title / torch.stack([sound, speech]), torch.full((2,), math.exp(1.0 + 2.0)))
+
+
+def test_at_one_shot_a_modality_never_met_counts_like_the_least_trusted_one():
+    found = shares(heard(FACTS, SOUND), n_shot=1)
+    assert found["sound"] == pytest.approx(found["facts"], rel=0.2)
+    assert found["title"] > 10 * found["sound"]
+
+
+def test_views_of_a_modality_never_met_share_what_one_would_have():
+    domain = heard(SOUND, SPEECH, noise=(SPEECH,))
+    both = shares(domain, n_shot=1)
+    one = shares(domain.with_presence(domain.presence & torch.tensor([True, True, False])), n_shot=1)
+    assert (both["sound"] + both["speech"]) / both["title"] == pytest.approx(one["sound"] / one["title"], rel=0.1)
+
+
+@pytest.mark.parametrize("others", [(), (FACTS,), (PICTURE, FACTS)], ids=["title", "title, facts", "all"])
+def test_labels_raise_a_modality_never_met_that_tells_classes_apart_whatever_else_there_is(others):
+    good, bad = heard(*others, SOUND), heard(*others, SOUND, noise=(SOUND,))
+    assert shares(good, n_shot=8)["sound"] > 0.5 * shares(good, n_shot=8)["title"]
+    assert shares(bad, n_shot=8)["sound"] < 1.3 * shares(bad, n_shot=1)["sound"]
+
+
+def test_labels_decide_among_views_that_are_all_new():
+    domain = heard(SOUND, SPEECH, noise=(SPEECH,))
+    untitled = without_view(domain, "title")
+    assert shares(untitled, n_shot=1)["sound"] == pytest.approx(0.5, abs=0.1)
+    assert shares(untitled, n_shot=8)["sound"] > 0.85

@@ -1,5 +1,6 @@
 import math
 
+import jaxtyping
 import pytest
 import torch
 from hypothesis import given
@@ -14,6 +15,11 @@ from models.metrics import (
     reliability,
     wilson_interval,
 )
+
+
+def test_shapes_are_checked_where_the_maths_is_tested():
+    with pytest.raises(jaxtyping.TypeCheckError, match="accuracy_per_episode"):
+        accuracy_per_episode(torch.zeros(2, 3), torch.zeros(2, 3, dtype=torch.long))
 
 
 def test_interval_of_a_mean_is_1_96_standard_errors():

@@ -16,6 +16,7 @@ from models.catalogue import LEARNERS, build_learner
 from models.episodes import EpisodeBatch
 from models.features import DomainData
 from models.fused import FusedLearner
+from models.fusion import modality_numbers
 from models.grams import EpisodeGrams
 from models.metric.prototypical import PrototypicalHead
 from models.metrics import accuracy_per_episode, estimate
@@ -26,12 +27,12 @@ CONFIG = TrainConfig(steps=8, n_way=3, n_query=4, shots=(1, 3), meta_batch=4, va
 MECHANICS = ("metric", "triplet")
 """A learner that is all gradient, and one that trains a network anew whenever statistics are fitted."""
 
-OF_EACH_FAMILY = (*MECHANICS, "maml", "hypernetwork", "similarity")
+OF_EACH_FAMILY = (*MECHANICS, "maml", "learned_optimizer", "parameter_gan", "feature_generator", "similarity")
 
 EVERY_LEARNER = [
     pytest.param(kind, marks=[] if kind in OF_EACH_FAMILY else pytest.mark.slow, id=kind) for kind in LEARNERS
 ]
-"""One learner of each family in every run of the tests; all of them take a minute."""
+"""Of each family those that train in a way of their own in every run of the tests; all of them take a minute."""
 
 Trained = tuple[list[TrainProgress], list[Tensor]]
 
@@ -222,6 +223,18 @@ def test_domains_with_different_views_train_together(kind):
     ]
     reports, _ = run(kind, domains)
     assert len(reports) == 9
+
+
+def test_modalities_count_as_met_where_episodes_are_drawn_from_items_that_have_them():
+    with_facts = make_domain("facts", classes=15, per_class=8, views=(TITLE, FACTS), seed=1)
+    empty = with_facts.with_presence(with_facts.presence & torch.tensor([True, False]))
+    few = make_domain("few", classes=2, per_class=8, views=(PICTURE,), seed=2)
+    learner = build_learner("metric")
+    list(train(learner, [empty, few], CONFIG.model_copy(update={"steps": 0})))
+    learner.fit_statistics([with_facts], with_facts.classes)
+    assert isinstance(learner, FusedLearner)
+    met = learner.view_weights.is_met[modality_numbers((TITLE, FACTS, PICTURE))]
+    assert met.tolist() == [True, False, False]
 
 
 def test_domain_without_enough_classes_is_passed_over(kind, domains):

@@ -1,4 +1,4 @@
-"""A home with a champion, which takes seconds to make and is made once: tests get copies."""
+"""A home with a champion, which takes seconds to make and is made once a process: tests get copies."""
 
 import os
 import shutil

@@ -8,7 +8,7 @@ import pytest
 from lake_of import COLOUR, START, TITLE, YEAR, add_items, add_labels, contract_of
 from learning_lake import VIEWS, add_vectors
 
-from data_contracts.configs import AdaptConfig, DriftConfig, MetaTrainConfig, ScoreConfig, TrainConfig
+from data_contracts.configs import AdaptConfig, DriftConfig, ScoreConfig
 from data_contracts.errors import UnknownDomain, UnknownModel
 from data_contracts.tables import EMBEDDINGS, ENCODER_STATES
 from tasks import registry
@@ -23,9 +23,6 @@ from tasks.leaderboards import drift_table
 from tasks.score import score_items
 from tasks.vectors import to_vectors
 
-TRAIN = MetaTrainConfig(
-    domains=("one",), learners=("metric",), train=TrainConfig(steps=0, n_way=2, shots=(1,), n_query=3)
-)
 NAMES = [f"class-{number:02d}" for number in range(8)]
 CONFIG = DriftConfig()
 

@@ -4,13 +4,23 @@ from torch.nn.functional import cross_entropy, normalize
 
 from models.episodes import mean_shares, one_hot
 from models.metric.network import MetricNetwork
-from models.metric.prototypical_episodes import class_means, prototype_logits, prototypical_loss, storage_type
+from models.metric.prototypical_episodes import (
+    class_means,
+    fit_episodes,
+    prototype_logits,
+    prototypical_loss,
+    storage_type,
+)
 
 WAY, SHOT, QUERY, DIM = 3, 2, 4, 10
 
 
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
 def drawn(batch: int = 5, dim: int = DIM, seed: int = 0):
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     items = torch.randn(batch, WAY * (SHOT + QUERY), dim, generator=generator)
     membership = torch.eye(WAY).repeat_interleave(SHOT, 0).expand(batch, -1, -1).clone()
     labels = torch.arange(WAY).repeat_interleave(QUERY).expand(batch, -1).clone()
@@ -71,3 +81,17 @@ def test_items_are_stored_in_half_precision_where_the_processor_multiplies_it(mo
         monkeypatch.setattr("torch.cpu.get_capabilities", lambda found=has_instructions: {"avx512_bf16": found})
         assert storage_type(items) == expected
         assert storage_type(items.to("meta")) == torch.float32
+
+
+def test_network_is_fitted_to_items_as_they_are_stored(monkeypatch):
+    monkeypatch.setattr("models.metric.network.STEPS", 3)
+    labels = torch.arange(6).repeat_interleave(6)
+    items = normalize(torch.eye(6, 512)[labels] + 0.1 * torch.randn(36, 512, generator=seeded(1)), dim=-1)
+    fitted = []
+    for has_instructions in (False, True):
+        monkeypatch.setattr("torch.cpu.get_capabilities", lambda found=has_instructions: {"avx512_bf16": found})
+        network = MetricNetwork()
+        fit_episodes(network, [items], [labels])
+        fitted.append(network.hidden.weight - MetricNetwork().hidden.weight)
+    single, half = fitted
+    assert 0 < (half - single).norm() < 0.2 * single.norm()
