@@ -20,8 +20,9 @@ jaxtyping.install_import_hook("models", CHECKER)
 
 @pytest.fixture(autouse=True, scope="module")
 def _check_shapes(request: pytest.FixtureRequest) -> None:
-    """Check them where the maths is tested. What calls it elsewhere would take half as long again."""
-    jaxtyping.config.update("jaxtyping_disable", "models" not in request.path.parts)
+    """Check them where the maths is tested, unless it is called so often that this would double the time."""
+    is_loop = request.node.get_closest_marker("loop") is not None
+    jaxtyping.config.update("jaxtyping_disable", is_loop or "models" not in request.path.parts)
 
 
 @pytest.fixture

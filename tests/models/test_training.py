@@ -22,6 +22,8 @@ from models.metric.prototypical import PrototypicalHead
 from models.metrics import accuracy_per_episode, estimate
 from models.training import TrainProgress, fit_to_data, large_classes, split_classes, train
 
+pytestmark = pytest.mark.loop
+
 CONFIG = TrainConfig(steps=8, n_way=3, n_query=4, shots=(1, 3), meta_batch=4, validate_every=4, view_dropout=0.2)
 
 MECHANICS = ("metric", "triplet")
