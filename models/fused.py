@@ -164,7 +164,8 @@ class FusedLearner(nn.Module):
         views = self.placed(domain, rows, torch.tensor(1.0, device=rows.device))
         each = torch.arange(len(rows), device=rows.device).unsqueeze(0)
         items = PlacedItems(tuple(views.values()), _encoders(domain.views), each, each[:, :0])
-        weights = self.view_weights.prior(modality_numbers(domain.views)) * has_view(views).any(0)
+        is_there = has_view(views).any(0)
+        weights = self.view_weights.prior(modality_numbers(domain.views), is_there) * is_there
         weights = weights / weights.sum().clamp(min=1e-6)
         return items.common(weights.unsqueeze(0))[0][0], domain.labels[rows]
 
@@ -172,7 +173,8 @@ class FusedLearner(nn.Module):
         self, domain: DomainData, rows: Int[Tensor, " row"], shot: Float[Tensor, ""]
     ) -> dict[str, Float[Tensor, "row _"]]:
         """Place rows of a domain as episodes of the given shot need them."""
-        weights = self.view_weights.prior(modality_numbers(domain.views))
+        is_there = domain.presence[pool_rows(domain)].any(0)
+        weights = self.view_weights.prior(modality_numbers(domain.views), is_there)
         return self.placement.place_domain(domain, rows, weights, shot)
 
     def adapt(self, domain: DomainData, support: Int[Tensor, " support"]) -> "FusedModel":
@@ -325,8 +327,9 @@ class FusedModel:
     ) -> dict[str, Float[Tensor, "item _"]]:
         """Place centred rows; `own` is where the pool holds them, -1 if it does not."""
         is_same = own[:, None] == torch.arange(len(self.pool_ids), device=own.device)
-        weights = self.learner.view_weights.prior(modality_numbers(self.views))
-        return self.learner.placement.place(self.views, rows, self._pool(), is_same, weights, self.tensors["shot"])
+        pool = self._pool()
+        weights = self.learner.view_weights.prior(modality_numbers(self.views), has_view(pool).any(0))
+        return self.learner.placement.place(self.views, rows, pool, is_same, weights, self.tensors["shot"])
 
     def _pool(self) -> dict[str, Float[Tensor, "pool _"]]:
         return {view.name: self.tensors[f"pool/{view.name}"].float() for view in self.views}

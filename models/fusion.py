@@ -44,9 +44,10 @@ class ViewWeights(nn.Module):
         """Count modalities among those that training has met."""
         self.is_met[modalities] = True
 
-    def prior(self, modalities: Int[Tensor, " view"]) -> Float[Tensor, " view"]:
-        """Return weights before any support set is seen."""
-        return self._bias(modalities).softmax(-1)
+    def prior(self, modalities: Int[Tensor, " view"], is_there: Bool[Tensor, " view"]) -> Float[Tensor, " view"]:
+        """Return weights before any support set is seen; `is_there` says which views any item has."""
+        shared = torch.where(self._is_known(modalities), 0.0, log_sharers(modalities, is_there))
+        return (self._bias(modalities) - shared).softmax(-1)
 
     def forward(self, grams: EpisodeGrams, modalities: Int[Tensor, " view"]) -> Float[Tensor, "batch view"]:
         """Return weights per episode; they sum to 1 over the views, and a view that no support item has gets none."""
@@ -84,7 +85,9 @@ class ViewWeights(nn.Module):
         return trust + part * (most - trust).clamp(min=0)
 
 
-def log_sharers(modalities: Int[Tensor, " view"], is_there: Bool[Tensor, "batch view"]) -> Float[Tensor, "batch view"]:
-    """Return the logarithm of the number of views of the same modality that the support has."""
+def log_sharers(
+    modalities: Int[Tensor, " view"], is_there: Bool[Tensor, "*batch view"]
+) -> Float[Tensor, "*batch view"]:
+    """Return the logarithm of the number of views of the same modality that are there."""
     is_same = (modalities.unsqueeze(0) == modalities.unsqueeze(1)).to(is_there.device).float()
     return (is_there.float() @ is_same).clamp(min=1).log()

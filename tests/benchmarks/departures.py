@@ -98,14 +98,16 @@ def strengths(learner: FusedLearner, shot: int) -> str:
         return [round(value, 2) for value in strength(torch.tensor(float(shot))).tolist()]
 
     head, whitening = head_of(learner), dict(zip(MODALITIES, at_shot(learner.placement.whitening), strict=True))
-    shares = [round(100 * share) for share in learner.view_weights.prior(torch.arange(len(MODALITIES))).tolist()]
+    met = learner.view_weights.is_met
+    numbers = met.nonzero().flatten()
+    shares = [round(100 * share) for share in learner.view_weights.prior(numbers, met[numbers]).tolist()]
     (log_penalty,) = at_shot(head.fine_tuning.log_inverse_penalty)
     return (
         f"neighbours {[max(value, 0.0) for value in at_shot(learner.placement.smoothing)]}, whitening {whitening}, "
         f"fine-tuning {at_shot(head.fine_tuning.strength)} with C {math.exp(min(log_penalty, MOST_LOG)):.0f}, "
         f"temperature {math.exp(at_shot(head.nearest.log_temperature)[0]):.1f}, "
         f"evidence {[round(value, 2) for value in learner.view_weights.evidence.tolist()]}, "
-        f"shares in % {dict(zip(MODALITIES, shares, strict=True))}"
+        f"shares in % {dict(zip((MODALITIES[number] for number in numbers.tolist()), shares, strict=True))}"
     )
 
 

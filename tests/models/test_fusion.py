@@ -5,16 +5,21 @@ import pytest
 import torch
 from synthetic import FACTS, PICTURE, TITLE, VIEWS, draw, make_domain, without_view
 from test_grams import grams_of
+from torch import Tensor
 
 from models.features import DomainData, ViewSpec
 from models.fusion import ViewWeights, modality_numbers
+
+
+def every(count: int) -> Tensor:
+    return torch.ones(count, dtype=torch.bool)
 
 
 def test_views_are_equal_before_training():
     grams = grams_of(draw(make_domain()))
     weights = ViewWeights()(grams, modality_numbers(VIEWS))
     torch.testing.assert_close(weights, torch.full((6, 3), 1 / 3))
-    torch.testing.assert_close(ViewWeights().prior(modality_numbers(VIEWS)), torch.full((3,), 1 / 3))
+    torch.testing.assert_close(ViewWeights().prior(modality_numbers(VIEWS), every(3)), torch.full((3,), 1 / 3))
 
 
 def test_two_views_of_one_modality_share_its_bias():
@@ -22,7 +27,7 @@ def test_two_views_of_one_modality_share_its_bias():
     with torch.no_grad():
         weights.bias[modality_numbers((PICTURE,))] = 1.0
     second = ViewSpec("back", "image", "pixels-2", 9)
-    title, front, back = weights.prior(modality_numbers((TITLE, PICTURE, second))).tolist()
+    title, front, back = weights.prior(modality_numbers((TITLE, PICTURE, second)), every(3)).tolist()
     assert front == back == pytest.approx(title * 2.718281828)
 
 
@@ -85,9 +90,12 @@ def shares(domain: DomainData, n_shot: int) -> dict[str, float]:
     return dict(zip((view.name for view in domain.views), weighed.mean(0).tolist(), strict=True))
 
 
-def test_modality_never_met_has_the_smallest_bias_of_those_met():
-    title, sound, speech = trained_without_sound().prior(modality_numbers((TITLE, SOUND, SPEECH)))
-    torch.testing.assert_close(title / torch.stack([sound, speech]), torch.full((2,), math.exp(1.0 + 2.0)))
+def test_modality_never_met_has_the_smallest_bias_of_those_met_which_its_views_share():
+    weights, modalities = trained_without_sound(), modality_numbers((TITLE, SOUND, SPEECH))
+    title, sound, speech = weights.prior(modalities, every(3))
+    torch.testing.assert_close(title / torch.stack([sound, speech]), torch.full((2,), 2 * math.exp(1.0 + 2.0)))
+    title, sound, _ = weights.prior(modalities, torch.tensor([True, True, False]))
+    torch.testing.assert_close(title / sound, torch.tensor(math.exp(1.0 + 2.0)))
 
 
 def test_at_one_shot_a_modality_never_met_counts_like_the_least_trusted_one():
