@@ -27,9 +27,10 @@ class ViewWeights(nn.Module):
     Weights are a softmax over views of their trust, `bias[modality] + evidence · statistics`; both start at zero, which
     is equal weights. No parameter belongs to a named view.
 
-    A modality that training has not met has the smallest bias of those that it has, until labels show more: the higher
-    support items stand in their own class by its view when they are left out, clearly and beside the view by which they
-    stand highest, the nearer its trust comes to that of the most trusted view. Its views share what one would have.
+    A modality that training has not met has the smallest bias of those that it has, until labels show more. Support
+    items that are left out stand so high in their own class by its view, less 1.96 standard errors: by what part of the
+    way they come to where they stand by the best view, it comes to the trust of the most trusted one. If it has several
+    views, they share what one would have.
     """
 
     is_met: Bool[Tensor, " modality"]
