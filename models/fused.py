@@ -35,7 +35,7 @@ from models.heads import (
     query_loss,
 )
 from models.metrics import accuracy_per_episode, estimate
-from models.placement import Placement, pool_rows
+from models.placement import Placement, centred_pool
 from models.strength import ByShot
 from models.temperature import Temperature
 
@@ -72,7 +72,8 @@ class FusedLearner(nn.Module):
     def meet(self, domains: Sequence[DomainData]) -> None:
         """Count the modalities that any item of the domains has among those that training has met."""
         for domain in domains:
-            self.view_weights.meet(modality_numbers(domain.views)[domain.views_present])
+            _, pool = centred_pool(domain)
+            self.view_weights.meet(modality_numbers(domain.views)[has_view(pool).any(0).cpu()])
 
     def fit_statistics(self, domains: Sequence[DomainData], classes: tuple[str, ...]) -> None:
         """Fit what needs no gradient: the within-class scatter of each shared encoder, and what the head asks for."""
@@ -173,9 +174,10 @@ class FusedLearner(nn.Module):
         self, domain: DomainData, rows: Int[Tensor, " row"], shot: Float[Tensor, ""]
     ) -> dict[str, Float[Tensor, "row _"]]:
         """Place rows of a domain as episodes of the given shot need them."""
-        is_there = domain.presence[pool_rows(domain)].any(0)
-        weights = self.view_weights.prior(modality_numbers(domain.views), is_there)
-        return self.placement.place_domain(domain, rows, weights, shot)
+        pool_numbers, pool = centred_pool(domain)
+        weights = self.view_weights.prior(modality_numbers(domain.views), has_view(pool).any(0))
+        is_same = rows[:, None] == pool_numbers
+        return self.placement.place(domain.views, centred_views(domain, rows), pool, is_same, weights, shot)
 
     def adapt(self, domain: DomainData, support: Int[Tensor, " support"]) -> "FusedModel":
         """Adapt to one domain from its labelled rows `support`; training on later does not touch the result."""
@@ -374,14 +376,14 @@ def fit_model(learner: FusedLearner, domain: DomainData, support: Int[Tensor, " 
     """Place the support and keep what is needed to place further items the same way."""
     labels = domain.labels[support]
     shot = torch.tensor(len(support) / len(domain.classes), device=labels.device)
-    pool = pool_rows(domain)
+    pool_numbers, pool = centred_pool(domain)
     placed = learner.placed(domain, support, shot)
     tensors = {
         "shot": shot,
         "labels": labels,
         **{f"mean/{name}": mean for name, mean in domain.means.items()},
-        **{f"pool/{name}": items.half() for name, items in centred_views(domain, pool).items()},
+        **{f"pool/{name}": items.half() for name, items in pool.items()},
         **{f"support/{name}": items for name, items in placed.items()},
     }
-    pool_ids = tuple(domain.item_ids[row] for row in pool.tolist())
+    pool_ids = tuple(domain.item_ids[row] for row in pool_numbers.tolist())
     return FusedModel(learner, domain.views, domain.classes, tensors, pool_ids)

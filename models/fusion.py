@@ -27,10 +27,10 @@ class ViewWeights(nn.Module):
     Weights are a softmax over views of their trust, `bias[modality] + evidence · statistics`; both start at zero, which
     is equal weights. No parameter belongs to a named view.
 
-    A modality that training has not met has the smallest bias of those that it has, until labels show more. Support
-    items that are left out stand so high in their own class by its view, less 1.96 standard errors: by what part of the
-    way they come to where they stand by the best view, it comes to the trust of the most trusted one. If it has several
-    views, they share what one would have.
+    A modality that training has not met has the smallest bias of those that it has, and its views share what one would
+    have. Labels can raise it: where left-out support items stand in their own class by a new view, less 1.96 standard
+    errors, is divided by where they stand by the best view, and by that part the trust of the new view comes nearer to
+    that of the most trusted view of a known modality.
     """
 
     is_met: Bool[Tensor, " modality"]
@@ -74,16 +74,16 @@ class ViewWeights(nn.Module):
     ) -> Float[Tensor, "batch view"]:
         """Return the trust that views earn by the support, on the way to that of the most trusted known view.
 
-        Where no view is known, that is the largest bias of the modalities met.
+        Where none of the known views is there, they are on the way from the smallest to the largest bias.
         """
         with torch.no_grad():
             standing, error = held_out_standings(grams).mean()
             highest = standing.amax(-1, keepdim=True).clamp(min=LOWEST_STANDING)
             part = ((standing - CONFIDENCE * error) / highest).clamp(0, 1)
-        largest = self.bias.masked_fill(~self.is_met, -torch.inf).max()
+        biases = self.bias[self.is_met]
         most = torch.where(is_known, trust, -torch.inf).amax(-1, keepdim=True)
-        most = torch.where(is_known.any(-1, keepdim=True), most, largest)
-        return trust + part * (most - trust).clamp(min=0)
+        way = torch.where(is_known.any(-1, keepdim=True), most - trust, biases.max() - biases.min())
+        return trust + part * way.clamp(min=0)
 
 
 def log_sharers(

@@ -77,16 +77,6 @@ class Placement(nn.Module):
                 placed[spec.name] = basis.whiten(mixed, power)
         return placed
 
-    def place_domain(
-        self, domain: DomainData, rows: Int[Tensor, " row"], weights: Float[Tensor, " view"], shot: Float[Tensor, ""]
-    ) -> dict[str, Float[Tensor, "row _"]]:
-        """Place rows of a domain, with the domain's own items as the pool."""
-        pool = pool_rows(domain)
-        is_same = rows[:, None] == pool
-        return self.place(
-            domain.views, centred_views(domain, rows), centred_views(domain, pool), is_same, weights, shot
-        )
-
     def stored_bases(self) -> dict[str, Tensor]:
         """Return the bases by name, to be stored beside the parameters."""
         return {
@@ -105,6 +95,12 @@ class Placement(nn.Module):
         for encoder_id, basis in self.bases.items():
             if basis.directions.ndim != 2 or basis.ratios.shape != basis.directions.shape[1:]:
                 raise ValueError(f"the basis of {encoder_id} needs one ratio for each direction")
+
+
+def centred_pool(domain: DomainData) -> tuple[Int[Tensor, " pool"], dict[str, Float[Tensor, "pool _"]]]:
+    """Return the rows of a domain that serve as neighbours, and their centred views."""
+    rows = pool_rows(domain)
+    return rows, centred_views(domain, rows)
 
 
 def pool_rows(domain: DomainData) -> Int[Tensor, " pool"]:

@@ -38,13 +38,14 @@ class HeldOut(NamedTuple):
     def mean(self) -> tuple[Float[Tensor, "batch view"], Float[Tensor, "batch view"]]:
         """Return the mean over the items that have company in their class, 0 if none has, and its standard error.
 
-        From fewer than two items there is no telling the error, which is infinite then.
+        That is at least the error of as many standings by chance, whose variance is 1: of two classes an item stands at
+        1 or -1, and a few items agree by chance.
         """
-        count = self.is_judged.sum(-1)
-        mean = self.standing.sum(-1) / count.clamp(min=1)
+        count = self.is_judged.sum(-1).clamp(min=1)
+        mean = self.standing.sum(-1) / count
         offset = (self.standing - mean.unsqueeze(-1)) * self.is_judged
-        error = (offset.square().sum(-1) / (count * (count - 1)).clamp(min=1)).sqrt()
-        return mean, torch.where(count < 2, torch.inf, error)
+        variance = offset.square().sum(-1) / (count - 1).clamp(min=1)
+        return mean, (variance.clamp(min=1) / count).sqrt()
 
 
 def held_out_standings(grams: EpisodeGrams) -> HeldOut:

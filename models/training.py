@@ -196,11 +196,15 @@ class _Run:
         self.optimiser = _optimiser(learner, config)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.validation_episodes = validation_episodes(domains, config)
-        learner.meet([data for data in domains if len(large_classes(data, min(config.shots) + 1)) >= config.n_way])
+        learner.meet([data for data in domains if self._can_draw_from(data)])
         self.step, self.fold = 0, -1
         self.best_accuracy: Float[Tensor, " episode"] | None = None
         self.best = self.fitted_with = self._snapshot()
         self.last_accuracy: float | None = None
+
+    def _can_draw_from(self, domain: DomainData) -> bool:
+        least = min(self.config.shots)
+        return any(len(_usable_among(domain, fold, least)) >= self.config.n_way for fold in self.split.folds)
 
     def start(self) -> None:
         """Fit the first statistics and measure the untrained state."""

@@ -11,7 +11,8 @@ and `∂c = W ∂t - c Σ e` that by `c`, the weights get `∂W = c ∂tᵀ + �
 support item its share of `Wᵀ∂c`. One product gives both, which is written once: autograd would join two.
 
 Nearly all of the work is the two products of the first layer with the items. Items may be stored in bfloat16: these two
-are then in bfloat16, with sums in single precision, which moves the gradient by about a hundredth of its length.
+are then in bfloat16, as are what goes in and what comes out, with sums in single precision. That moves the gradient by
+about a hundredth of its length.
 """
 
 from collections.abc import Sequence

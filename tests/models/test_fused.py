@@ -125,6 +125,21 @@ def test_view_that_every_item_misses_is_as_if_it_were_not_there(trained):
     assert_near(answers(trained, draw(hidden)), answers(trained, draw(reduced)))
 
 
+@pytest.mark.parametrize("is_constant", [False, True], ids=["absent", "constant"])
+def test_view_of_a_new_modality_that_tells_nothing_apart_takes_nothing_from_another(trained, is_constant):
+    sounds = tuple(ViewSpec(f"sound-{number}", "audio", f"waves-{number}", 9) for number in range(3))
+    domain = make_domain(views=(TITLE, *sounds), missing=0.2, seed=7)
+    presence = domain.presence.clone()
+    presence[:, 3] = is_constant
+    features = {**domain.features, "sound-2": torch.ones(len(domain), 9) * presence[:, 3:]}
+    domain = replace(domain, presence=presence, features=features)
+    reduced, support = without_view(domain, "sound-2"), support_of(domain, 3)
+    found, expected = (trained.adapt(data, support).predict(data) for data in (domain, reduced))
+    assert_near(found, expected, atol=1e-3)
+    for data in (domain, reduced):
+        assert_near(answers(trained, as_episode(data, support, torch.arange(len(data))))[0], expected, atol=5e-3)
+
+
 def test_missing_view_reads_the_same_absent_from_the_presence_mask_or_from_the_data(trained):
     domain = make_domain()
     model = trained.adapt(domain, support_of(domain, 3))

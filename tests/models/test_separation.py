@@ -1,4 +1,3 @@
-import math
 from dataclasses import replace
 
 import torch
@@ -39,9 +38,9 @@ def test_items_stand_high_in_their_class_where_classes_are_apart_and_nowhere_wit
     assert found[2] == 0
 
 
-def test_mean_standing_is_that_of_judged_items_and_of_one_item_there_is_no_telling_the_error():
-    standing = torch.tensor([[[1.0, 3.0, 0.0], [0.0, 0.0, 5.0], [0.0, 0.0, 0.0]]])
-    is_judged = torch.tensor([[[True, True, False], [False, False, True], [False, False, False]]])
+def test_mean_standing_is_that_of_judged_items_and_its_error_at_least_that_of_chance():
+    standing = torch.tensor([[[1.0, 5.0, 0.0], [1.0, 1.0, 1.0], [0.0, 0.0, 0.0]]])
+    is_judged = torch.tensor([[[True, True, False], [True, True, True], [False, False, False]]])
     mean, error = HeldOut(standing, is_judged).mean()
-    assert mean.tolist() == [[2.0, 5.0, 0.0]]
-    assert error.tolist() == [[1.0, math.inf, math.inf]]
+    assert mean.tolist() == [[3.0, 1.0, 0.0]]
+    torch.testing.assert_close(error, torch.tensor([[2.0, 3**-0.5, 1.0]]))
