@@ -227,12 +227,15 @@ def test_domains_with_different_views_train_together(kind):
     assert len(reports) == 9
 
 
-@pytest.mark.parametrize(("classes", "per_class"), [(2, 8), (6, 3), (4, 8)], ids=["few", "small", "in several parts"])
+@pytest.mark.parametrize(
+    ("classes", "per_class"),
+    [(class_names(2), 8), (class_names(6, start=50), 3), (class_names(4), 8)],
+    ids=["few", "small", "in several parts"],
+)
 def test_modalities_count_as_met_where_episodes_are_drawn_from_items_that_have_them(classes, per_class):
     with_facts = make_domain("facts", classes=15, per_class=8, views=(TITLE, FACTS), seed=1)
     empty = with_facts.with_presence(with_facts.presence & torch.tensor([True, False]))
-    own = class_names(classes, start=50)
-    undrawn = make_domain("undrawn", classes=own, per_class=per_class, views=(PICTURE,), seed=2)
+    undrawn = make_domain("undrawn", classes=classes, per_class=per_class, views=(PICTURE,), seed=2)
     learner = build_learner("metric")
     list(train(learner, [empty, undrawn], CONFIG.model_copy(update={"steps": 0})))
     learner.fit_statistics([with_facts], with_facts.classes)
