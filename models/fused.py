@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from models.episodes import EpisodeBatch, one_hot
@@ -175,9 +175,19 @@ class FusedLearner(nn.Module):
     ) -> dict[str, Float[Tensor, "row _"]]:
         """Place rows of a domain as episodes of the given shot need them."""
         pool_numbers, pool = centred_pool(domain)
-        weights = self.view_weights.prior(modality_numbers(domain.views), has_view(pool).any(0))
-        is_same = rows[:, None] == pool_numbers
-        return self.placement.place(domain.views, centred_views(domain, rows), pool, is_same, weights, shot)
+        return self.place(domain.views, centred_views(domain, rows), pool, rows[:, None] == pool_numbers, shot)
+
+    def place(
+        self,
+        views: tuple[ViewSpec, ...],
+        rows: Mapping[str, Float[Tensor, "row _"]],
+        pool: Mapping[str, Float[Tensor, "pool _"]],
+        is_same: Bool[Tensor, "row pool"],
+        shot: Float[Tensor, ""],
+    ) -> dict[str, Float[Tensor, "row _"]]:
+        """Place centred rows among a centred pool, whose views are weighed before any label is seen."""
+        weights = self.view_weights.prior(modality_numbers(views), has_view(pool).any(0))
+        return self.placement.place(views, rows, pool, is_same, weights, shot)
 
     def adapt(self, domain: DomainData, support: Int[Tensor, " support"]) -> "FusedModel":
         """Adapt to one domain from its labelled rows `support`; training on later does not touch the result."""
@@ -329,9 +339,7 @@ class FusedModel:
     ) -> dict[str, Float[Tensor, "item _"]]:
         """Place centred rows; `own` is where the pool holds them, -1 if it does not."""
         is_same = own[:, None] == torch.arange(len(self.pool_ids), device=own.device)
-        pool = self._pool()
-        weights = self.learner.view_weights.prior(modality_numbers(self.views), has_view(pool).any(0))
-        return self.learner.placement.place(self.views, rows, pool, is_same, weights, self.tensors["shot"])
+        return self.learner.place(self.views, rows, self._pool(), is_same, self.tensors["shot"])
 
     def _pool(self) -> dict[str, Float[Tensor, "pool _"]]:
         return {view.name: self.tensors[f"pool/{view.name}"].float() for view in self.views}

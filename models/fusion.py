@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from data_contracts.names import MODALITIES
 from models.features import ViewSpec
 from models.grams import EpisodeGrams
-from models.separation import held_out_standings, separability
+from models.separation import held_out_standing, separability
 
 CONFIDENCE = 1.96
 """Standard errors that are taken off a standing before it counts."""
@@ -77,7 +77,7 @@ class ViewWeights(nn.Module):
         Where none of the known views is there, they are on the way from the smallest to the largest bias.
         """
         with torch.no_grad():
-            standing, error = held_out_standings(grams).mean()
+            standing, error = held_out_standing(grams)
             highest = standing.amax(-1, keepdim=True).clamp(min=LOWEST_STANDING)
             part = ((standing - CONFIDENCE * error) / highest).clamp(0, 1)
         biases = self.bias[self.is_met]

@@ -1,7 +1,5 @@
 """How well each view holds the classes of a support set together and keeps them apart."""
 
-from typing import NamedTuple
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -28,34 +26,33 @@ def separability(grams: EpisodeGrams) -> Float[Tensor, "batch view 3"]:
     return torch.stack([gap, between, both.sum(-1) / items], dim=-1)
 
 
-class HeldOut(NamedTuple):
-    """How well each support item stands in its own class, in each view, when left out of it."""
+def held_out_standing(grams: EpisodeGrams) -> tuple[Float[Tensor, "batch view"], Float[Tensor, "batch view"]]:
+    """Say by each view how well support items stand in their own class when left out of it; the mean, and its error.
 
-    standing: Float[Tensor, "batch view support"]
-    """The mean similarity to the others of its class, standardised over the classes; 0 where there is no other."""
-    is_judged: Bool[Tensor, "batch view support"]
-
-    def mean(self) -> tuple[Float[Tensor, "batch view"], Float[Tensor, "batch view"]]:
-        """Return the mean over the items that have company in their class, 0 if none has, and its standard error.
-
-        That is at least the error of as many standings by chance, whose variance is 1: of two classes an item stands at
-        1 or -1, and a few items agree by chance.
-        """
-        count = self.is_judged.sum(-1).clamp(min=1)
-        mean = self.standing.sum(-1) / count
-        offset = (self.standing - mean.unsqueeze(-1)) * self.is_judged
-        variance = offset.square().sum(-1) / (count - 1).clamp(min=1)
-        return mean, (variance.clamp(min=1) / count).sqrt()
-
-
-def held_out_standings(grams: EpisodeGrams) -> HeldOut:
-    """Compare every support item with the others of its class and with the other classes, view by view."""
+    An item stands at its mean similarity to the others of its class, standardised over the classes. Those that have no
+    company in their class are not judged.
+    """
     members = grams.membership.unsqueeze(1) * grams.support_presence.unsqueeze(-1)
     own = torch.diagonal(grams.support, dim1=-2, dim2=-1).unsqueeze(-1) * members
     others = members.sum(2, keepdim=True) - members
     standing = standings((grams.support @ members - own) / others.clamp(min=1), others > 0)
     has_company = members * (others > 0)
-    return HeldOut((standing * has_company).sum(-1), has_company.sum(-1) > 0)
+    return mean_standing((standing * has_company).sum(-1), has_company.sum(-1) > 0)
+
+
+def mean_standing(
+    standing: Float[Tensor, "batch view support"], is_judged: Bool[Tensor, "batch view support"]
+) -> tuple[Float[Tensor, "batch view"], Float[Tensor, "batch view"]]:
+    """Return the mean over the judged items, 0 if there are none, and its standard error; others stand at 0.
+
+    That is at least the error of as many standings by chance, whose variance is 1: of two classes an item stands at
+    1 or -1, and a few items agree by chance.
+    """
+    count = is_judged.sum(-1).clamp(min=1)
+    mean = standing.sum(-1) / count
+    offset = (standing - mean.unsqueeze(-1)) * is_judged
+    variance = offset.square().sum(-1) / (count - 1).clamp(min=1)
+    return mean, (variance.clamp(min=1) / count).sqrt()
 
 
 def standings(

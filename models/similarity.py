@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from models.grams import EpisodeGrams, mean_where_unknown, squared_distances
 from models.nearest import NearestCentroid
-from models.separation import held_out_standings, separability, standings
+from models.separation import held_out_standing, separability, standings
 from models.strength import ByShot
 
 HIDDEN = 32
@@ -98,7 +98,7 @@ def describe(
     similarities = [(value / (3 * spread)).tanh() for value in (mean, nearest, farthest, cosine, length, gap)]
     standing = standings(cosine, is_known)
     agreement = (shares.unsqueeze(-1) * standing).sum(1, keepdim=True)
-    coherent = held_out_standings(grams).mean()[0][:, :, None, None]
+    coherent = held_out_standing(grams)[0][:, :, None, None]
     shot, way = counts.clamp(min=1).log().unsqueeze(2), is_known.sum(-1, keepdim=True).clamp(min=1).log()
     columns = [*similarities, standing, agreement, coherent, coverage, shot, way]
     stacked = torch.stack([column.expand(mean.shape) for column in columns], dim=-1)

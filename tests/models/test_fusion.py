@@ -9,7 +9,7 @@ from torch import Tensor
 
 from models.features import DomainData, ViewSpec
 from models.fusion import ViewWeights, modality_numbers
-from models.separation import held_out_standings, separability
+from models.separation import held_out_standing, separability
 
 
 def every(count: int) -> Tensor:
@@ -141,7 +141,7 @@ def test_new_view_goes_towards_the_most_trusted_that_is_there_as_far_as_items_st
     domain = heard(FACTS, SOUND)
     hidden = domain.with_presence(domain.presence & torch.tensor([is_titled, True, True]))
     weights, grams = trained_without_sound(), grams_of(draw(hidden, n_shot=6))
-    standing, error = held_out_standings(grams).mean()
+    standing, error = held_out_standing(grams)
     trust = torch.tensor([1.0, -2.0, -2.0]) + separability(grams) @ weights.evidence
     part = ((standing[:, 2] - 1.96 * error[:, 2]) / standing.amax(1)).clamp(0, 1)
     most = trust[:, 0] if is_titled else trust[:, 1]

@@ -4,7 +4,7 @@ import torch
 from synthetic import TITLE, draw, make_domain
 from test_grams import by_hand, grams_of
 
-from models.separation import HeldOut, held_out_standings, separability
+from models.separation import held_out_standing, mean_standing, separability
 
 HALF = 0.5**0.5
 
@@ -32,7 +32,7 @@ def test_items_stand_high_in_their_class_where_classes_are_apart_and_nowhere_wit
     alone = draw(make_domain(views=(TITLE,)), n_shot=1, batch=20)
     found = []
     for batch in (near, noise, alone):
-        found.append(held_out_standings(grams_of(batch)).mean()[0].mean().item())
+        found.append(held_out_standing(grams_of(batch))[0].mean().item())
     assert found[0] > 1
     assert abs(found[1]) < 0.2
     assert found[2] == 0
@@ -41,6 +41,6 @@ def test_items_stand_high_in_their_class_where_classes_are_apart_and_nowhere_wit
 def test_mean_standing_is_that_of_judged_items_and_its_error_at_least_that_of_chance():
     standing = torch.tensor([[[1.0, 5.0, 0.0], [1.0, 1.0, 1.0], [0.0, 0.0, 0.0]]])
     is_judged = torch.tensor([[[True, True, False], [True, True, True], [False, False, False]]])
-    mean, error = HeldOut(standing, is_judged).mean()
+    mean, error = mean_standing(standing, is_judged)
     assert mean.tolist() == [[3.0, 1.0, 0.0]]
     torch.testing.assert_close(error, torch.tensor([[2.0, 3**-0.5, 1.0]]))
