@@ -102,7 +102,7 @@ def our_steps(domain: DomainData, batch: int, items: Tensor) -> Callable[[], Non
     """Return a step on `batch` episodes, whose items are taken from `items`."""
     network = MetricNetwork()
     optimiser = torch.optim.Adam(network.parameters(), 1e-3, fused=True)
-    drawn = our_episodes(Episodes(domain, items=items), batch)
+    drawn = our_episodes(Episodes(domain), batch, items)
 
     def step() -> None:
         optimiser.zero_grad()
@@ -112,10 +112,10 @@ def our_steps(domain: DomainData, batch: int, items: Tensor) -> Callable[[], Non
     return step
 
 
-def our_episodes(episodes: Episodes, batch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def our_episodes(episodes: Episodes, batch: int, items: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Draw many episodes at once; return what the loss takes of `batch` of them after another, without end."""
     while True:
-        drawn = episodes.draw(DRAWN_TO_TRAIN)
+        drawn = replace(episodes.draw(DRAWN_TO_TRAIN), items=items)
         rows = torch.cat([drawn.support, drawn.query], dim=1)
         parts = (part.split(batch) for part in (rows, shares(drawn), targets(drawn)))
         yield from ((drawn.take(wanted), *rest) for wanted, *rest in zip(*parts, strict=True))

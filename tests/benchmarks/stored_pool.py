@@ -38,9 +38,8 @@ def draw_pool(seed: int = 0) -> DomainData:
 class Episodes:
     """5-way episodes of 5 support and 15 query items a class, from one generator."""
 
-    def __init__(self, domain: DomainData, seed: int = 1, items: Float[Tensor, "item dim"] | None = None) -> None:
-        """Take the `items` from elsewhere if they are given, such as the same in half precision."""
-        self.items = domain.features[VIEW.name] if items is None else items
+    def __init__(self, domain: DomainData, seed: int = 1) -> None:
+        self.items = domain.features[VIEW.name]
         self.sampler = EpisodeSampler(domain)
         self.generator = torch.Generator().manual_seed(seed)
 
