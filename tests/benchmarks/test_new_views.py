@@ -1,7 +1,7 @@
 """Views, encoders and sounds that training has not met, on small domains whose classes are clouds."""
 
 import pytest
-from new_views import TRIALS, measure, prepare
+from new_views import SPOKEN, TRIALS, measure, prepare
 from spoken_titles import FIELD
 from synthetic import VIEWS, make_domain
 
@@ -68,4 +68,7 @@ def test_views_encoders_and_modalities_never_met_in_training_are_gains_where_the
         assert row.gain == pytest.approx(row.accuracy - row.ignoring, abs=1e-6)
     for row in (row for row in rows.values() if row.learner in LEARNERS):
         assert row.gain > row.gain_ci95
-        assert row.lead > (0 if row.shot == 1 else -row.lead_ci95)
+        is_trusted_late = (
+            row.trial in SPOKEN and row.shot == 5
+        )  # nearest centroid counts good sounds in full from the start
+        assert row.lead > (-row.lead_ci95 if is_trusted_late else row.lead_ci95)

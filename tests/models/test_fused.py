@@ -206,6 +206,7 @@ def test_domain_model_stays_as_it_was_when_its_prior_is_trained_on(trained, toys
     before = model.predict(toys)
     for value in prior.weights().values():
         value.fill_(1)
+    assert all((value == 1).all() for value in prior.weights().values())
     prior.fit_statistics([toys], toys.classes)
     assert torch.equal(model.predict(toys), before)
 
