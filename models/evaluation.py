@@ -179,7 +179,7 @@ def draw_episodes(
 
 
 def hide_views(domains: Sequence[DomainData], share: float, seed: int) -> list[DomainData]:
-    """Hide that share of the views of test items, by another draw for every domain and class split."""
+    """Hide that share of the views of test items, but never the last of an item; by another draw for every domain."""
     generator = torch.Generator().manual_seed(seed)
     return [domain.with_hidden_views(share, generator) for domain in domains]
 

@@ -99,19 +99,37 @@ class DomainData:
         hidden.__dict__["means"] = self.means
         return hidden
 
-    def with_hidden_views(self, share: float, generator: torch.Generator) -> "DomainData":
-        """Return the same items with that share of their views hidden at random; who would lose all keeps one.
+    def with_view_dropout(self, rate: float, generator: torch.Generator) -> "DomainData":
+        """Return the same items with each view hidden at that rate; an item that would lose all keeps one.
 
         A view that no item has is not drawn for, so that it changes nothing for the others.
         """
-        if not share or len(self.views_present) < 2:
+        if not rate or len(self.views_present) < 2:
             return self
-        chance = torch.zeros(self.presence.shape)
-        chance[:, self.views_present] = torch.rand(len(self), len(self.views_present), generator=generator)
-        chance = chance.to(self.presence.device)
-        kept = self.presence & (chance >= share)
-        luckiest = one_hot((chance * self.presence).argmax(1), len(self.views)).bool() & self.presence
-        return self.with_presence(torch.where(kept.any(1, keepdim=True), kept, luckiest))
+        luck = self._draw_luck(generator)
+        return self.with_presence(self.presence & ((luck >= rate) | self._luckiest(luck)))
+
+    def with_hidden_views(self, share: float, generator: torch.Generator) -> "DomainData":
+        """Return the same items with that share of all their views hidden at random, to the nearest whole view.
+
+        An item always keeps one: where the share is more than all can spare, what they can spare is hidden. A view
+        that no item has is not drawn for.
+        """
+        if not share:
+            return self
+        luck = self._draw_luck(generator)
+        spare = (self.presence & ~self._luckiest(luck)).flatten().nonzero().flatten()
+        unlucky = spare[luck.flatten()[spare].argsort()]
+        kept = self.presence.flatten().index_fill(0, unlucky[: round(share * int(self.presence.sum()))], False)
+        return self.with_presence(kept.view_as(self.presence))
+
+    def _draw_luck(self, generator: torch.Generator) -> Float[Tensor, "item view"]:
+        luck = torch.zeros(self.presence.shape)
+        luck[:, self.views_present] = torch.rand(len(self), len(self.views_present), generator=generator)
+        return luck.to(self.presence.device)
+
+    def _luckiest(self, luck: Float[Tensor, "item view"]) -> Bool[Tensor, "item view"]:
+        return one_hot((luck * self.presence).argmax(1), len(self.views)).bool()
 
     def with_classes(self, classes: tuple[str, ...]) -> "DomainData":
         """Return the same items with only `classes` labelled; every other label becomes -1."""

@@ -140,7 +140,7 @@ def _problems(domains: Sequence[DomainData], classes: tuple[str, ...], config: T
     for round_number, (shot, hidden) in enumerate((shot, hidden) for shot in SHOTS for hidden in HIDDEN_SHARES):
         able = [data for data in domains if len(EpisodeSampler(data, classes).usable_classes(shot + 1)) >= 2]
         for data in (able[round_number % len(able) :] + able[: round_number % len(able)])[:DOMAINS] if able else []:
-            sampler = EpisodeSampler(data.with_hidden_views(hidden, generator), classes)
+            sampler = EpisodeSampler(data.with_view_dropout(hidden, generator), classes)
             most = min(2 * config.n_way, len(sampler.usable_classes(shot + 1)))
             n_way = int(torch.randint(2, most + 1, (), generator=generator))
             batches.append(sampler.sample(EPISODES, n_way, shot, config.n_query, generator))

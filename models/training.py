@@ -326,7 +326,7 @@ class _Run:
         drawn = able[self._draw(len(able))]
         names = usable[drawn]
         chosen = torch.randperm(len(names), generator=self.generator)[:EPISODE_CLASSES].tolist()
-        dropped = self.domains[drawn].with_hidden_views(config.view_dropout, self.generator)
+        dropped = self.domains[drawn].with_view_dropout(config.view_dropout, self.generator)
         sampler = EpisodeSampler(dropped, tuple(names[number] for number in chosen))
         return sampler.sample(config.meta_batch, config.n_way, shot, config.n_query, self.generator)
 

@@ -5,7 +5,6 @@ import hashlib
 
 import debian_packages
 import keel_tables
-import pytest
 import torch
 from accuracy import add_options, protocol_of
 
@@ -114,18 +113,6 @@ def test_large_table_is_thinned_out_evenly_over_its_classes():
     lines = [f"{number},{number},{'a' if number < 3000 else 'b'}" for number in range(4000)]
     domain = keel_tables.build_domain("large", "\n".join(lines))
     assert torch.bincount(domain.labels).tolist() == [1500, 500]
-
-
-@pytest.mark.parametrize("share", [0.5, 0.9])
-def test_hidden_views_leave_one_to_every_item(share):
-    lines = [f"{number},{number % 7},{number % 2}" for number in range(1000)]
-    domain = keel_tables.build_domain("tiny", "\n".join(lines))
-    hidden = domain.with_hidden_views(share, torch.Generator().manual_seed(0))
-    kept = hidden.presence.sum(1)
-    assert kept.min() == 1
-    assert (kept == 2).float().mean().item() == pytest.approx((1 - share) ** 2, abs=0.05)
-    assert not hidden.features["even"][~hidden.presence[:, 0]].any()
-    assert torch.equal(hidden.means["odd"], domain.means["odd"])
 
 
 def test_public_data_and_emoji_are_measured_alike():

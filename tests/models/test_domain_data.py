@@ -1,3 +1,4 @@
+import pytest
 import torch
 from synthetic import class_names, make_domain
 from torch.nn.functional import normalize
@@ -30,6 +31,38 @@ def test_hidden_view_has_zero_features_and_the_mean_of_all_items():
     assert not hidden.features["title"][1::2].any()
     assert torch.equal(hidden.features["title"][::2], domain.features["title"][::2])
     assert torch.equal(hidden.means["title"], domain.means["title"])
+
+
+@pytest.mark.parametrize(("share", "n_hidden"), [(0.0, 0), (0.25, 54), (0.5, 108), (0.9, 216 - 96)])
+def test_share_of_views_is_hidden_to_the_view_and_never_the_last_of_an_item(share, n_hidden):
+    domain = make_domain().with_presence(torch.arange(96)[:, None] % 4 != torch.arange(3))
+    hidden = domain.with_hidden_views(share, torch.Generator().manual_seed(0))
+    assert (domain.presence.sum() - hidden.presence.sum()).item() == n_hidden
+    assert hidden.presence.any(1).all()
+    assert not (hidden.presence & ~domain.presence).any()
+    assert not hidden.features["title"][~hidden.presence[:, 0]].any()
+    assert torch.equal(hidden.means["title"], domain.means["title"])
+
+
+def test_every_view_is_hidden_as_often_as_any_other():
+    domain = make_domain().take(torch.arange(96).repeat(100))
+    hidden = domain.with_hidden_views(0.5, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(hidden.presence.float().mean(0), torch.full((3,), 0.5), atol=0.02, rtol=0)
+
+
+def test_two_views_of_which_half_are_hidden_leave_one_to_every_item_and_some_to_each_view():
+    domain = make_domain().with_presence(torch.tensor([[True, True, False]]).expand(96, 3))
+    kept = domain.with_hidden_views(0.5, torch.Generator().manual_seed(0)).presence
+    assert (kept.sum(1) == 1).all()
+    assert 30 < int(kept[:, 0].sum()) < 66
+
+
+@pytest.mark.parametrize("rate", [0.5, 0.9])
+def test_view_dropout_leaves_one_to_every_item(rate):
+    domain = make_domain().with_presence(torch.tensor([[True, True, False]]).expand(96, 3))
+    kept = domain.take(torch.arange(96).repeat(10)).with_view_dropout(rate, torch.Generator().manual_seed(0)).presence
+    assert kept.any(1).all()
+    assert (kept.sum(1) == 2).float().mean().item() == pytest.approx((1 - rate) ** 2, abs=0.05)
 
 
 def test_other_classes_become_unlabelled_and_the_rest_are_renumbered():
