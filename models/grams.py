@@ -14,6 +14,9 @@ from torch import Tensor
 from models.common_space import COMMON_DIM, to_common
 from models.episodes import EpisodeBatch, mean_shares
 
+LIKENESS = 0.3
+"""Cosine that two items of a class are taken to have in a view, where none of its support shows what it is."""
+
 
 @dataclass(frozen=True)
 class PlacedItems:
@@ -159,14 +162,20 @@ def distinct_rows(
 def squared_distances(grams: EpisodeGrams) -> Float[Tensor, "batch view query way"]:
     """Return squared Euclidean distances of queries to prototypes, per view (Snell et al., 2017, eq. 1-2).
 
-    A prototype is the mean of the class's support items that have the view. Where a class has none the distance is the
-    mean over the classes that do, and where the query has none it is zero for all classes: absence favours no class.
+    A prototype is the mean of the class's support items that have the view. Where a class with support has none in the
+    view, its distance is `1 + n - LIKENESS`, `n` being the mean squared length of the prototypes there are: with that
+    cosine between items of a class, an item at this distance is as near to what a prototype predicts (itself, shrunk
+    to `LIKENESS / n` of its length) as to the domain's mean, and might as well be of another class. A class without any
+    support is at the mean distance of those with the view, and a query without the view at zero from all.
     """
     members = grams.membership.unsqueeze(1) * grams.support_presence.unsqueeze(-1)  # [batch, view, support, way]
     share = mean_shares(members)
-    norms = (share * (grams.support @ share)).sum(2)  # squared length of each prototype
-    distance = 1 + norms.unsqueeze(2) - 2 * grams.cross @ share
-    return mean_where_unknown(distance, members.any(2, keepdim=True)) * grams.query_presence.unsqueeze(-1)
+    norms = (share * (grams.support @ share)).sum(2).unsqueeze(2)  # squared length of each prototype
+    has_view = members.any(2, keepdim=True)
+    distance = mean_where_unknown(1 + norms - 2 * grams.cross @ share, has_view)
+    is_seen_elsewhere = has_view.any(1, keepdim=True) & ~has_view & has_view.any(-1, keepdim=True)
+    unsure = 1 + mean_where_unknown(norms, has_view) - LIKENESS
+    return torch.where(is_seen_elsewhere, unsure, distance) * grams.query_presence.unsqueeze(-1)
 
 
 def mean_where_unknown(

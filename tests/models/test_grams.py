@@ -1,5 +1,7 @@
+import math
 from dataclasses import replace
 
+import pytest
 import torch
 from synthetic import draw, make_domain
 from torch.nn.functional import normalize
@@ -7,7 +9,7 @@ from torch.nn.functional import normalize
 from models.common_space import COMMON_DIM
 from models.episodes import EpisodeBatch
 from models.geometry import centred_views
-from models.grams import EpisodeGrams, PlacedItems, distinct_rows, gather_grams, squared_distances
+from models.grams import LIKENESS, EpisodeGrams, PlacedItems, distinct_rows, gather_grams, squared_distances
 
 
 def grams_of(batch: EpisodeBatch) -> EpisodeGrams:
@@ -118,9 +120,33 @@ def test_item_without_the_view_is_left_out_of_its_prototype():
     torch.testing.assert_close(squared_distances(grams)[0, 0], torch.tensor([[0.0, 2.0]]))
 
 
-def test_class_without_the_view_is_as_far_as_the_others_on_average():
+def test_class_without_any_support_is_as_far_as_the_others_on_average():
     grams = by_hand([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]], [[1.0, 0.0]], [0, 1, 2], 3)
     torch.testing.assert_close(squared_distances(grams)[0, 0], torch.tensor([[0.0, 2.0, 1.0]]))
+
+
+def two_views(support: list[list[float]], query: list[float], labels: list[int]) -> EpisodeGrams:
+    """Episode of one query that has the first view only; support items without the first view have the second."""
+    first = by_hand(support, [query], labels, max(labels) + 1)
+    other = (~first.support_presence).float()
+    return replace(
+        first,
+        support=torch.cat([first.support, other.unsqueeze(-1) * other.unsqueeze(-2)], dim=1),
+        cross=torch.cat([first.cross, torch.zeros_like(first.cross)], dim=1),
+        support_presence=torch.cat([first.support_presence, ~first.support_presence], dim=1),
+        query_presence=torch.cat([first.query_presence, ~first.query_presence], dim=1),
+    )
+
+
+@pytest.mark.parametrize("angle", [0.0, 0.3, 1.0, 2.0])
+def test_class_known_by_another_view_is_nearer_where_a_prototype_predicts_no_better_than_the_mean(angle):
+    query = torch.tensor([math.cos(angle), math.sin(angle)])
+    grams = two_views([[1.0, 0.0], [0.8, 0.6], [0.0, 0.0]], query.tolist(), [0, 0, 1])
+    known, unsure = squared_distances(grams)[0, 0, 0].tolist()
+    prototype = torch.tensor([0.9, 0.3])
+    predicted = prototype * LIKENESS / prototype.square().sum()
+    assert known == pytest.approx((query - prototype).square().sum().item(), abs=1e-6)
+    assert (known < unsure) == bool((query - predicted).square().sum() < query.square().sum())
 
 
 def test_query_without_the_view_is_equally_near_to_all():
