@@ -3,7 +3,8 @@
 HOME is one where `metafuse demo` has run. Learners are trained on two vendors and five languages and tested on a third
 vendor, two other languages and classes held out of training, over several draws of those classes; every learner
 answers the same episodes. This is `metafuse benchmark` for the domains of the demo, with the mean over the draws.
-`--missing 0.5` hides half of the views of test items; where a baseline has no view it gets the domain's mean instead.
+`--missing 0.5` hides half of the views of test items, but never the last of an item; a baseline gets the domain's mean
+for what is missing.
 """
 
 import argparse
