@@ -162,20 +162,30 @@ def distinct_rows(
 def squared_distances(grams: EpisodeGrams) -> Float[Tensor, "batch view query way"]:
     """Return squared Euclidean distances of queries to prototypes, per view (Snell et al., 2017, eq. 1-2).
 
-    A prototype is the mean of the class's support items that have the view. Where a class with support has none in the
-    view, its distance is `1 + n - LIKENESS`, `n` being the mean squared length of the prototypes there are: with that
-    cosine between items of a class, an item at this distance is as near to what a prototype predicts (itself, shrunk
-    to `LIKENESS / n` of its length) as to the domain's mean, and might as well be of another class. A class without any
-    support is at the mean distance of those with the view, and a query without the view at zero from all.
+    A prototype is the mean of the class's support items that have the view. A query that lacks it is at zero from all.
     """
-    members = grams.membership.unsqueeze(1) * grams.support_presence.unsqueeze(-1)  # [batch, view, support, way]
+    members = grams.membership.unsqueeze(1) * grams.support_presence.unsqueeze(-1)
     share = mean_shares(members)
-    norms = (share * (grams.support @ share)).sum(2).unsqueeze(2)  # squared length of each prototype
-    has_view = members.any(2, keepdim=True)
-    distance = mean_where_unknown(1 + norms - 2 * grams.cross @ share, has_view)
-    is_seen_elsewhere = has_view.any(1, keepdim=True) & ~has_view & has_view.any(-1, keepdim=True)
+    norms = (share * (grams.support @ share)).sum(2, keepdim=True)
+    return distances_of(grams.cross @ share, norms, members.any(2, keepdim=True)) * grams.query_presence.unsqueeze(-1)
+
+
+def distances_of(
+    products: Float[Tensor, "batch view query way"],
+    norms: Float[Tensor, "batch view #query way"],
+    has_view: Bool[Tensor, "batch view #query way"],
+) -> Float[Tensor, "batch view query way"]:
+    """Return squared distances of unit items, from their products with prototypes and the squared norms of these.
+
+    Where a class with support has none in the view, its distance is `1 + n - LIKENESS`, `n` being the mean squared
+    length of the prototypes there are: with that cosine between items of a class, an item at this distance is as near
+    to what a prototype predicts (itself, shrunk to `LIKENESS / n` of its length) as to the domain's mean, and might as
+    well be of another class. A class without any support is at the mean distance of those with the view.
+    """
+    distance = mean_where_unknown(1 + norms - 2 * products, has_view)
     unsure = 1 + mean_where_unknown(norms, has_view) - LIKENESS
-    return torch.where(is_seen_elsewhere, unsure, distance) * grams.query_presence.unsqueeze(-1)
+    is_seen_elsewhere = has_view.any(1, keepdim=True) & ~has_view & has_view.any(-1, keepdim=True)
+    return torch.where(is_seen_elsewhere, unsure, distance)
 
 
 def mean_where_unknown(

@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from models.grams import EpisodeGrams, mean_where_unknown, squared_distances
+from models.episodes import mean_shares
+from models.grams import EpisodeGrams, distances_of, squared_distances
 from models.strength import ByShot
 
 
@@ -37,27 +38,27 @@ def nearness(grams: EpisodeGrams, weights: Float[Tensor, "batch view"]) -> Float
 
 
 def held_out_nearness(grams: EpisodeGrams, weights: Float[Tensor, "batch view"]) -> Float[Tensor, "batch support way"]:
-    """Return the nearness of each support item to each class as it would be without the item.
-
-    A view in which it is the only one of its class says nothing of that class then.
-    """
+    """Return the nearness of each support item to each class as it would be without the item."""
     own = support_as_queries(grams)
-    members = grams.membership.unsqueeze(1) * grams.support_presence.unsqueeze(-1)
-    squared = without_own(squared_distances(own), members) * own.query_presence.unsqueeze(-1)
-    return _over_views(-squared, own, weights)
+    return _over_views(-held_out_distances(grams) * own.query_presence.unsqueeze(-1), own, weights)
 
 
-def without_own(
-    squared: Float[Tensor, "*batch support way"], members: Float[Tensor, "*batch support way"]
-) -> Float[Tensor, "*batch support way"]:
-    """Return squared distances of support items to the class means as they would be without the item.
+def held_out_distances(grams: EpisodeGrams) -> Float[Tensor, "batch view support way"]:
+    """Return squared distances of support items to the prototypes that there would be without the item.
 
-    Without it the mean of the other `n - 1` of its class lies `n / (n - 1)` times as far from it. From an item that was
-    alone in its class there is no distance to it then, but the mean of those to the other classes.
+    Without it the mean `c` of the `n` items of its class would be `c + (c - x) / (n - 1)`.
     """
-    others = members.sum(-2, keepdim=True) - members
-    further = torch.where(members > 0, (1 + 1 / others.clamp(min=1)).square(), 1.0)
-    return mean_where_unknown(further * squared, others > 0)
+    members = grams.membership.unsqueeze(1) * grams.support_presence.unsqueeze(-1)
+    others = members.sum(2, keepdim=True) - members
+    share = mean_shares(members)
+    products = grams.support @ share
+    norms = (share * products).sum(2, keepdim=True)
+    away = members / others.clamp(min=1)
+    return distances_of(
+        products + away * (products - 1),
+        norms + 2 * away * (norms - products) + away.square() * (norms - 2 * products + 1),
+        others > 0,
+    )
 
 
 def _over_views(
