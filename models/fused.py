@@ -328,7 +328,8 @@ class FusedModel:
             for view in self.views
         }
         position = {item_id: number for number, item_id in enumerate(self.pool_ids)}
-        own = torch.tensor([position.get(item_id, -1) for item_id in data.item_ids], device=data.labels.device)
+        numbers_in_pool = [position.get(item_id, -1) for item_id in data.item_ids]
+        own = torch.tensor(numbers_in_pool, dtype=torch.long, device=data.labels.device)
         return self._placed(rows, own)
 
     def _placed_pool(self) -> dict[str, Float[Tensor, "pool _"]]:

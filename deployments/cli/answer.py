@@ -81,8 +81,10 @@ def facts_table(facts: Mapping[str, Any]) -> Table:
 
 
 def rows_table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Lay out rows under their column names."""
-    table = Table(*columns, show_edge=False, header_style="bold", pad_edge=False)
+    """Lay out rows under their column names; what is too wide goes on in the next line."""
+    table = Table(show_edge=False, header_style="bold", pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold", no_wrap=column == "learner")
     for row in rows:
         table.add_row(*(text_of(row.get(column)) for column in columns))
     return table

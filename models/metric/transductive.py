@@ -106,6 +106,8 @@ def balance(
     plan: Float[Tensor, "batch query way"], is_seen: Bool[Tensor, "batch query"], is_class: Bool[Tensor, "batch 1 way"]
 ) -> Float[Tensor, "batch query way"]:
     """Scale rows and columns in turn until every class has the same share of the queries; tasks that have it rest."""
+    if not plan.numel():
+        return plan
     share = is_seen.sum(1) / is_class.sum((1, 2)).clamp(min=1)
     balanced = torch.empty_like(plan)
     active = torch.arange(len(plan), device=plan.device)

@@ -62,6 +62,11 @@ def test_answers_are_distributions(trained, toys):
     assert (probabilities >= 0).all()
 
 
+def test_no_items_get_no_rows(trained, toys):
+    nobody = toys.take(torch.tensor([], dtype=torch.long))
+    assert trained.adapt(toys, support_of(toys, 3)).predict(nobody).shape == (0, len(toys.classes))
+
+
 def test_loss_is_that_of_the_answers_unless_the_learner_has_its_own(kind, toys):
     learner, batch = departed_learner(kind), draw(toys)
     expected = decision_loss(answers(learner, batch).log(), batch.query_labels)
