@@ -31,7 +31,8 @@ CALIBRATION_EPISODES = 20
 """Of every shot, domain and part of the classes."""
 
 EPISODES_AT_ONCE = 32
-"""A larger meta-batch is worked through in parts, which bounds memory."""
+"""A larger meta-batch is worked through in parts, which bounds memory. A loss that is taken at the temperature that
+suits a batch best is taken at that of each part."""
 
 EPISODE_CLASSES = 16
 """Episodes of one step draw from this many classes, so that they share most of their rows."""

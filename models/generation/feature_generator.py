@@ -9,7 +9,8 @@ decided for each class and item by a network, and it is deformed as items of the
 
 Departures from the papers: nearness to base classes is soft; calibration starts from the class's prototype, and since
 nothing but prototypes is made of its draws, their mean is taken; the network sees distances alone, never coordinates.
-The noise comes with its opposite, so that deformations leave the prototypes where they are.
+The noise comes with its opposite, so that deformations leave the prototypes where they are; as nothing but the sum of
+items is used, what the generator decides is how far prototypes go.
 
 Prototypes with synthetic items in them correct nearest centroid by two strengths that start at zero: that of
 calibration, and that of what the generator changes about calibration. The first is learned as if there were no

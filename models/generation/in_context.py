@@ -1,8 +1,8 @@
 """In-context classification: CAML, Fifty et al., 2024, https://arxiv.org/abs/2310.10971.
 
-A transformer without causal mask reads support and queries as one sequence. A support item carries the label vector of
-its class, a query that of "unknown", and label vectors are equiangular (an ELMES, section 4.1), so no class is special.
-Nothing is fitted to a new domain: adapting is one forward pass.
+In the paper a transformer without causal mask reads support and a query as one sequence. A support item carries the
+label vector of its class, a query that of "unknown", and label vectors are equiangular (an ELMES, section 4.1), so no
+class is special. Nothing is fitted to a new domain: adapting is one forward pass.
 
 Departures from the paper:
 
@@ -12,7 +12,8 @@ Departures from the paper:
 - Content moves only to averages of the support, and attention is a learned function of inner products. With learned
   projections of coordinates, as in a transformer, this head lost 7 to 10 points on domains and classes never met.
 - What a query reads corrects nearest centroid, with a strength that starts at zero.
-- Queries attend to the support alone, so that the answer to one does not depend on the others.
+- Queries attend to the support, and it to itself alone, so that the answer to one does not depend on the others, and
+  the support is read once for all of them. There is nothing in a layer but attention.
 """
 
 from collections.abc import Iterator, Sequence

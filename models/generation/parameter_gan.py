@@ -15,7 +15,9 @@ reads how the unit weight vector of a class answers the prototypes, its own and 
 inner products of `z ~ N(0, 1)` with the support items. Singular values are exact, so that D keeps no state. θ corrects
 nearest centroid with a strength that starts at zero and is bounded as the hypernetwork's is; the sample of z is fixed,
 its answers are averaged, and their disagreement is the uncertainty. By it the mean is less sure than the heads are on
-average, so abstention heeds it already; `FusedModel.uncertainty` tells it alone, and `score` writes it down.
+average, so abstention heeds it already; `FusedModel.uncertainty` tells it alone, and `score` writes it down. The items
+whose products with the noise are taken are those of the common space: where all views have encoders of one source, as
+tables have, there are none, so that the samples are all the same.
 
 What the game holds in memory is bounded by the labelled items of the classes that a batch of episodes has
 (`FusedLearner.plenty`), without gradient, and one episode's share of them. A head of plenty takes time in proportion to
