@@ -107,6 +107,11 @@ class EpisodeGrams:
         return counts.sum(1) / (counts > 0).sum(1).clamp(min=1)
 
     @property
+    def members(self) -> Float[Tensor, "batch view support way"]:
+        """Membership by each view: that of the support items that have it."""
+        return self.membership.unsqueeze(1) * self.support_presence.unsqueeze(-1)
+
+    @property
     def is_real(self) -> Float[Tensor, "batch support"]:
         """1 for support items, 0 for padding."""
         return self.membership.sum(-1)
@@ -164,7 +169,7 @@ def squared_distances(grams: EpisodeGrams) -> Float[Tensor, "batch view query wa
 
     A prototype is the mean of the class's support items that have the view. A query that lacks it is at zero from all.
     """
-    members = grams.membership.unsqueeze(1) * grams.support_presence.unsqueeze(-1)
+    members = grams.members
     share = mean_shares(members)
     norms = (share * (grams.support @ share)).sum(2, keepdim=True)
     return distances_of(grams.cross @ share, norms, members.any(2, keepdim=True)) * grams.query_presence.unsqueeze(-1)

@@ -48,7 +48,7 @@ def held_out_distances(grams: EpisodeGrams) -> Float[Tensor, "batch view support
 
     Without it the mean `c` of the `n` items of its class would be `c + (c - x) / (n - 1)`.
     """
-    members = grams.membership.unsqueeze(1) * grams.support_presence.unsqueeze(-1)
+    members = grams.members
     others = members.sum(2, keepdim=True) - members
     share = mean_shares(members)
     products = grams.support @ share

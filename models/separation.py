@@ -13,7 +13,7 @@ def separability(grams: EpisodeGrams) -> Float[Tensor, "batch view 3"]:
     The statistics are the mean similarity within classes less that between classes (0 at one shot, where no class has
     a pair), the mean similarity between classes, and the share of support items that have the view.
     """
-    members = grams.membership.unsqueeze(1) * grams.support_presence.unsqueeze(-1)  # [batch, view, support, way]
+    members = grams.members
     same = members @ members.mT
     both = members.sum(-1)
     pairs = both.unsqueeze(-1) * both.unsqueeze(-2)
@@ -32,7 +32,7 @@ def held_out_standing(grams: EpisodeGrams) -> tuple[Float[Tensor, "batch view"],
     An item stands at its mean similarity to the others of its class, standardised over the classes. Those that have no
     company in their class are not judged.
     """
-    members = grams.membership.unsqueeze(1) * grams.support_presence.unsqueeze(-1)
+    members = grams.members
     own = torch.diagonal(grams.support, dim1=-2, dim2=-1).unsqueeze(-1) * members
     others = members.sum(2, keepdim=True) - members
     standing = standings((grams.support @ members - own) / others.clamp(min=1), others > 0)

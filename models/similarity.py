@@ -82,7 +82,7 @@ def describe(
 
     Similarities are in units of the view's own spread, because encoders differ in how alike they make everything.
     """
-    members = grams.membership.unsqueeze(1) * grams.support_presence.unsqueeze(-1)
+    members = grams.members
     counts = members.sum(2)
     is_known = classes_with_view(grams)
     share = members / counts.clamp(min=1).unsqueeze(2)

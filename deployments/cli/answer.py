@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
@@ -80,11 +80,11 @@ def facts_table(facts: Mapping[str, Any]) -> Table:
     return table
 
 
-def rows_table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Lay out rows under their column names; what is too wide goes on in the next line."""
+def rows_table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]], *, whole: Collection[str] = ()) -> Table:
+    """Lay out rows under their column names; what is too wide goes on in the next line, but for the `whole` columns."""
     table = Table(show_edge=False, header_style="bold", pad_edge=False)
     for column in columns:
-        table.add_column(column, overflow="fold", no_wrap=column == "learner")
+        table.add_column(column, overflow="fold", no_wrap=column in whole)
     for row in rows:
         table.add_row(*(text_of(row.get(column)) for column in columns))
     return table

@@ -13,7 +13,7 @@ SHOWN = ("shot", "learner", "family", "accuracy", "over_untrained", "over_tuned"
 def shown_leaderboard(board: Sequence[Mapping[str, Any]]) -> Group:
     """Lay out a leaderboard, a line for each shot and learner."""
     return Group(
-        rows_table(SHOWN, [_line(row) for row in board]),
+        rows_table(SHOWN, [_line(row) for row in board], whole=("learner",)),
         "",
         "over_untrained: accuracy less nearest_centroid's, which every learner is before training",
         "over_tuned: accuracy less tuned_logreg's; both paired by episode, with 95 % intervals; seconds: of training",

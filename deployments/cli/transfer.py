@@ -77,7 +77,7 @@ def transfer(
 def _shown(report: Mapping[str, Any]) -> Group:
     harmed = dict.fromkeys(row["domain"] for row in report["rows"] if row["is_negative"])
     return Group(
-        rows_table(SHOWN, [_line(row) for row in report["rows"]]),
+        rows_table(SHOWN, [_line(row) for row in report["rows"]], whole=("learner",)),
         "",
         "gain: accuracy less the better of nearest centroid and logistic regression from scratch on the same episodes",
         "nll, ece: of nearest centroid, which is the learner untrained, and of the trained learner",
