@@ -12,9 +12,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-LEAST_LEFT = 1e-3
-"""An item that decides more than all but this of its own logits counts as deciding so much."""
-
 
 class DualWeights(NamedTuple):
     """`logits = K[query, support] @ dual + intercept`."""
@@ -57,28 +54,3 @@ def fit_logistic(
         intercept_ahead = intercept + momentum.squeeze(-1) * (intercept - before)
     return DualWeights(dual, intercept)
 
-
-def held_out_logits(
-    gram: Float[Tensor, "batch support support"],
-    targets: Float[Tensor, "batch support way"],
-    fitted: DualWeights,
-    inverse_penalty: Float[Tensor, " batch"],
-) -> Float[Tensor, "batch support way"]:
-    """Return about the logits each support item would get from a classifier fitted without it; padding gets anything.
-
-    One Newton step away from the fit on all items, by Sherman and Morrison (Rad and Maleki, 2020, eq. 8,
-    https://arxiv.org/abs/1801.10243), with the mean curvature of the softmax in place of each item's own and the
-    intercept left where it is.
-    """
-    is_real = targets.sum(-1, keepdim=True)
-    penalty = inverse_penalty[:, None, None]
-    logits = fitted.logits(gram)
-    probabilities = is_real * logits.softmax(-1)
-    curvature = (probabilities * (1 - probabilities)).sum((1, 2), keepdim=True) / is_real.sum(1, keepdim=True)
-    curvature = penalty * curvature / targets.shape[-1]
-    gram = is_real * gram * is_real.mT
-    hat = torch.linalg.solve(torch.eye(gram.shape[1], device=gram.device) + curvature * gram, gram)
-    leverage = hat.diagonal(dim1=1, dim2=2).unsqueeze(-1)
-    step = penalty * leverage / (1 - curvature * leverage).clamp(min=LEAST_LEFT)
-    corrected: Tensor = logits + step * (probabilities - targets)
-    return corrected

@@ -1,126 +1,144 @@
-"""Few-label fine-tuning of a metric on a new domain, stopped early by leave-one-out.
+"""Few-label fine-tuning of a metric on a new domain, as far as items that are left out speak for it.
 
 What is tuned is a linear classifier in the space that the metric measures distances in: a logistic regression on the
-support, whose penalty and strength are learned across domains and may depend on the shot. It starts at no strength, so
-an untrained learner is nearest centroid. In each episode it is added to nearest centroid as far as held-out items of
-the support are not worse off; where they are better off with it alone, nearest centroid gives way by its strength.
+support, whose penalty is learned across domains and may depend on the shot. It takes a share of the decision. The share
+is the probability that it is better than nearest centroid, given how likely each of them makes items of the support
+that had no part in it, times a strength that is learned too and starts at zero, which is nearest centroid. Where no
+class has two items, none can be left out, and nothing is tuned.
 """
 
 import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from models.episodes import one_hot
+from models.episodes import mean_shares
 from models.grams import EpisodeGrams
-from models.logistic import fit_logistic, held_out_logits
-from models.strength import ByShot
+from models.logistic import fit_logistic
+from models.nearest import support_as_queries
+from models.strength import ByShot, within
 from models.temperature import SCALES
 
 STEPS = 50
 LEAST_LOG, MOST_LOG = -3.0, 3.0
-"""Bounds of the logarithm of scikit-learn's C. Above, so few steps do not end where held-out logits are known."""
+"""Bounds of the logarithm of scikit-learn's C. Above, so few steps end far from the optimum."""
 
-STOPS = (0.25, 0.5, 0.75, 1.0)
-"""Parts of the way from no fine-tuning to all of it at which it may be stopped."""
+MOST_FOLDS = 10
+"""Of each class one item is left out at a time; of a class larger than this, one in so many."""
 
-DOUBT = 2.0
-"""Standard errors by which held-out accuracy has to fall before fine-tuning is stopped."""
+TIE_BREAK = 0.1
+"""What likeness to the whole support counts beside that to an item's class."""
+
+Answer = Callable[[EpisodeGrams], Float[Tensor, "batch query way"]]
+"""Returns logits of the queries of episodes."""
 
 
 class FineTuning(nn.Module):
-    """Logistic regression on the support, added to the logits of nearest centroid or put in their place."""
+    """Logistic regression on the support, which takes a share of the decision."""
 
-    def __init__(self, *, may_replace: bool = True) -> None:
-        """Build one; `may_replace` says that nearest centroid gives way where held-out items speak for it."""
+    def __init__(self) -> None:
         super().__init__()
-        self.may_replace = may_replace
         self.strength = ByShot()
         self.log_inverse_penalty = ByShot(start=math.log(10.0))
 
     def forward(
         self,
-        nearest: Float[Tensor, "batch query way"],
-        held_out: Float[Tensor, "batch support way"],
+        before: Float[Tensor, "batch query way"],
+        nearest: Answer,
         gram: Float[Tensor, "batch support support"],
         cross: Float[Tensor, "batch query support"],
         grams: EpisodeGrams,
     ) -> Float[Tensor, "batch query way"]:
-        """Return logits of the queries, given those of nearest centroid and of support items that it was built without.
+        """Return logits of the queries, about as far apart as those `before` fine-tuning.
 
-        `gram` and `cross` are the similarities, within the support and of queries to it, in the space of the metric.
-        No gradient says how far nearest centroid gives way: where training saw that too, it kept strengths so small
-        that nearest centroid hardly ever did.
+        `nearest` answers for the support in the place of the queries. `gram` and `cross` are the similarities, within
+        the support and of queries to it, in the space of the metric.
         """
         inverse_penalty = self.log_inverse_penalty(grams.shots).squeeze(-1).clamp(LEAST_LOG, MOST_LOG).exp()
-        tuned = fit_logistic(gram, grams.membership, inverse_penalty, steps=STEPS)
-        strength = self.strength(grams.shots).unsqueeze(-1)
+
+        def tuned(support: EpisodeGrams) -> Float[Tensor, "batch support way"]:
+            return fit_logistic(gram, support.membership, inverse_penalty, steps=STEPS).logits(gram)
+
         with torch.no_grad():
-            correction = strength * held_out_logits(gram, grams.membership, tuned, inverse_penalty)
-            share = stop_early(held_out, correction, grams.membership)[:, None, None]
-            gives_way = (share == 1) & stands_alone(held_out, correction, grams.membership)[:, None, None]
-            gives_way = gives_way & self.may_replace
-            kept = 1 - gives_way * strength.clamp(0, 1)
+            held_out, held_out_tuned = (left_out(answer, gram, grams) for answer in (nearest, tuned))
+            probability = probability_of_better(held_out_tuned, held_out, grams.membership)
+            unit = spread(held_out, grams.membership) / spread(held_out_tuned, grams.membership).clamp(min=1e-6)
+        share = probability.unsqueeze(-1) * within(self.strength(grams.shots), 0.0, 1.0)
+        classifier = fit_logistic(gram, grams.membership, inverse_penalty, steps=STEPS).logits(cross)
         has_view = grams.query_presence.any(1).unsqueeze(-1)
-        logits: Tensor = kept * nearest + share * has_view * strength * tuned.logits(cross)
+        logits: Tensor = torch.lerp(before, has_view * unit[:, None, None] * classifier, share.unsqueeze(-1))
         return logits
 
 
-def stop_early(
-    before: Float[Tensor, "batch support way"],
-    correction: Float[Tensor, "batch support way"],
-    membership: Float[Tensor, "batch support way"],
-) -> Float[Tensor, " batch"]:
-    """Return the share of a correction that is added: the furthest stop where held-out items are not worse."""
-    share = before.new_zeros(len(before))
-    for stop in STOPS:
-        share = share.masked_fill(~is_worse(before + stop * correction, before, membership), stop)
-    return share
+def left_out(
+    answer: Answer, gram: Float[Tensor, "batch support support"], grams: EpisodeGrams
+) -> Float[Tensor, "batch support way"]:
+    """Return logits of support items that had no part in them; zeros for items that are alone in their class.
+
+    One item of every class is left out at a time, so that no class is short of items beside the others.
+    """
+    support = support_as_queries(grams)
+    logits = torch.zeros_like(grams.membership)
+    for is_out in folds(gram, grams.membership):
+        rest = replace(support, membership=grams.membership * ~is_out)
+        logits = torch.where(is_out, answer(rest), logits)
+    return logits
 
 
-def is_worse(
+def folds(
+    gram: Float[Tensor, "batch support support"], membership: Float[Tensor, "batch support way"]
+) -> Iterator[Bool[Tensor, "batch support 1"]]:
+    """Yield which items to leave out: of every class that has others, the most central one, then the next, and so on.
+
+    So it makes no difference how the support is ordered.
+    """
+    similarity = gram.exp()
+    to_class = (similarity @ mean_shares(membership) * membership).sum(-1)
+    to_all = (similarity @ mean_shares(membership.sum(-1, keepdim=True))).squeeze(-1)
+    order = (to_class + TIE_BREAK * to_all).argsort(dim=-1, stable=True)
+    ranked = membership.gather(1, order.unsqueeze(-1).expand_as(membership))
+    rank = ((ranked.cumsum(1) - 1) * ranked).sum(-1)
+    fold = torch.empty_like(rank).scatter_(1, order, rank % MOST_FOLDS)
+    fold = torch.where(has_peers(membership) > 0, fold, -1)
+    for number in range(int(fold.max()) + 1):
+        yield (fold == number).unsqueeze(-1)
+
+
+def probability_of_better(
     after: Float[Tensor, "batch support way"],
     before: Float[Tensor, "batch support way"],
     membership: Float[Tensor, "batch support way"],
-) -> Bool[Tensor, " batch"]:
-    """Say whether the logits of held-out items got worse beyond doubt; items alone in their class have no say."""
+) -> Float[Tensor, " batch"]:
+    """Return the probability that what gave held-out items the logits `after` is better than what gave `before`.
 
-    def is_right(logits: Float[Tensor, "batch support way"]) -> Float[Tensor, "batch support"]:
-        return one_hot(logits.argmax(-1), logits.shape[-1]).mul(membership).sum(-1)
-
-    has_say = has_peers(membership)
-    count = has_say.sum(-1).clamp(min=1)
-    gain = has_say * (is_right(after) - is_right(before))
-    mean = gain.sum(-1) / count
-    variance = (gain.square().sum(-1) / count - mean.square()).clamp(min=0)
-    return mean + DOUBT * (variance / count).sqrt() < 0
-
-
-def stands_alone(
-    before: Float[Tensor, "batch support way"],
-    correction: Float[Tensor, "batch support way"],
-    membership: Float[Tensor, "batch support way"],
-) -> Bool[Tensor, " batch"]:
-    """Say whether a correction alone is better for held-out items than with what it corrects.
-
-    That is: it makes them likelier, and likelier than chance, and they are not worse than before.
+    It is that of Bayes' rule from even odds, and zero where no item can be held out.
     """
-    alone, both, chance = (
-        likelihood(logits, membership) for logits in (correction, before + correction, torch.zeros_like(before))
-    )
-    return (alone > both) & (alone > chance) & ~is_worse(correction, before, membership)
+    evidence = log_evidence(after, membership) - log_evidence(before, membership)
+    return evidence.sigmoid() * has_peers(membership).amax(-1)
 
 
-def likelihood(
+def log_evidence(
     logits: Float[Tensor, "batch support way"], membership: Float[Tensor, "batch support way"]
 ) -> Float[Tensor, " batch"]:
-    """Return the log-likelihood of held-out items, in nats, at that of `SCALES` which makes it most.
+    """Return the logarithm of the probability of the held-out items' classes, each of `SCALES` being equally likely.
 
     Items alone in their class have no say.
     """
     own = has_peers(membership).unsqueeze(-1) * membership
-    return torch.stack([(own * (scale * logits).log_softmax(-1)).sum((1, 2)) for scale in SCALES]).amax(0)
+    each = torch.stack([(own * (scale * logits).log_softmax(-1)).sum((1, 2)) for scale in SCALES])
+    return each.logsumexp(0) - math.log(len(SCALES))
+
+
+def spread(
+    logits: Float[Tensor, "batch support way"], membership: Float[Tensor, "batch support way"]
+) -> Float[Tensor, " batch"]:
+    """Return the root mean square of held-out items' logits about the mean over the classes."""
+    about_mean = logits - logits.mean(-1, keepdim=True)
+    squares = has_peers(membership) * about_mean.square().mean(-1)
+    return (squares.sum(-1) / has_peers(membership).sum(-1).clamp(min=1)).sqrt()
 
 
 def has_peers(membership: Float[Tensor, "batch support way"]) -> Float[Tensor, "batch support"]:

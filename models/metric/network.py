@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from models.common_space import COMMON_DIM
 from models.episodes import mean_shares
-from models.grams import EpisodeGrams, mean_where_unknown
+from models.grams import EpisodeGrams
 from models.metric.fine_tuning import FineTuning
 from models.metric.known import where_known
 from models.metric.losses import ROUNDING, contrastive_loss, euclidean, pairwise_squared, triplet_loss
-from models.nearest import NearestCentroid, held_out_nearness, nearness, support_as_queries
+from models.nearest import NearestCentroid, nearness
 from models.strength import ByShot
 
 TRIPLET_MARGIN = 0.3
@@ -100,15 +100,17 @@ class LearnedMetricHead(nn.Module):
             mean: Tensor = (gate * learned / unit + fused) / (1 + gate)
             return mean
 
-        prototypes = mean_shares(grams.membership).mT @ support
-        to_query = where_known(pairwise_squared(query, prototypes), grams)
-        own = without_own(pairwise_squared(support, prototypes), grams.membership)
-        to_support = where_known(own, support_as_queries(grams))
-        gram, cross = grams.fused(weights)
         scale = self.nearest.scale(grams)
+
+        def answer(items: Float[Tensor, "batch query out"], asked: EpisodeGrams) -> Float[Tensor, "batch query way"]:
+            prototypes = mean_shares(asked.membership).mT @ support
+            learned = where_known(pairwise_squared(items, prototypes), asked)
+            return -scale * joined(learned, -nearness(asked, weights))
+
+        gram, cross = grams.fused(weights)
         logits: Tensor = self.fine_tuning(
-            -scale * joined(to_query, -nearness(grams, weights)),
-            -scale * joined(to_support, -held_out_nearness(grams, weights)),
+            answer(query, grams),
+            partial(answer, support),
             joined(support @ support.mT, gram),
             joined(query @ support.mT, cross),
             grams,
@@ -126,19 +128,6 @@ def mean_of_real(
 ) -> Float[Tensor, "batch 1 dim"]:
     """Return the mean over support items that are no padding."""
     return (is_real / is_real.sum(-1, keepdim=True).clamp(min=1)).unsqueeze(1) @ values
-
-
-def without_own(
-    squared: Float[Tensor, "batch support way"], members: Float[Tensor, "batch support way"]
-) -> Float[Tensor, "batch support way"]:
-    """Return squared distances of support items to the class means as they would be without the item.
-
-    Without it the mean of the other `n - 1` of its class lies `n / (n - 1)` times as far from it. From an item that was
-    alone in its class there is no distance to it then, but the mean of those to the other classes.
-    """
-    others = members.sum(-2, keepdim=True) - members
-    further = torch.where(members > 0, (1 + 1 / others.clamp(min=1)).square(), 1.0)
-    return mean_where_unknown(further * squared, others > 0)
 
 
 def fit_distances(

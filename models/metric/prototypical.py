@@ -4,6 +4,8 @@ Departures from the paper: distances are weighted sums over views, and the head 
 Untrained, it is nearest centroid.
 """
 
+from functools import partial
+
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -22,6 +24,6 @@ class PrototypicalHead(nn.Module):
 
     def forward(self, grams: EpisodeGrams, weights: Float[Tensor, "batch view"]) -> Float[Tensor, "batch query way"]:
         """Return logits of the queries."""
-        held_out = self.nearest.held_out(grams, weights)
-        logits: Tensor = self.fine_tuning(self.nearest(grams, weights), held_out, *grams.fused(weights), grams)
+        nearest = partial(self.nearest, weights=weights)
+        logits: Tensor = self.fine_tuning(nearest(grams), nearest, *grams.fused(weights), grams)
         return logits

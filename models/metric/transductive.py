@@ -13,6 +13,8 @@ starts at zero; and a linear classifier is fine-tuned on the support, as `fine_t
 judged by prototypes that have not moved. They say nothing of those that have, which therefore never give way to it.
 """
 
+from functools import partial
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -41,7 +43,7 @@ class TransductiveHead(nn.Module):
         self.is_balanced = is_balanced
         self.nearest = NearestCentroid()
         self.strength = ByShot()
-        self.fine_tuning = FineTuning(may_replace=False)
+        self.fine_tuning = FineTuning()
 
     def forward(self, grams: EpisodeGrams, weights: Float[Tensor, "batch view"]) -> Float[Tensor, "batch query way"]:
         """Return logits of the queries."""
@@ -55,8 +57,7 @@ class TransductiveHead(nn.Module):
         moved = distances(everything, after, n_support) - distances(everything, before, n_support)
         strength = within(self.strength(grams.shots), 0.0, 1.0).unsqueeze(-1)
         refined = self.nearest.scale(grams) * (nearness(grams, weights) - strength * where_known(moved, grams))
-        held_out = self.nearest.held_out(grams, weights)
-        logits: Tensor = self.fine_tuning(refined, held_out, gram, cross, grams)
+        logits: Tensor = self.fine_tuning(refined, partial(self.nearest, weights=weights), gram, cross, grams)
         return logits
 
 

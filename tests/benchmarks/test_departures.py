@@ -2,9 +2,10 @@
 
 import torch
 from departures import CENTRING, PARTS, losses, strengths
-from synthetic import draw, make_domain
+from synthetic import FACTS, draw, make_domain
 
 from models.catalogue import build_learner
+from models.fusion import modality_numbers
 
 
 def test_untrained_learner_departs_in_centring_alone():
@@ -16,9 +17,9 @@ def test_untrained_learner_departs_in_centring_alone():
 def test_departure_that_misleads_is_no_loss():
     learner = build_learner("metric")
     with torch.no_grad():
-        learner.head.fine_tuning.strength.level.fill_(-20.0)
+        learner.view_weights.bias[modality_numbers((FACTS,))] = 9.0  # they say the least
         learner.placement.smoothing.level.fill_(0.3)
     lost = losses(learner, [draw(make_domain(), batch=40, n_shot=1)])
-    assert lost["fine-tuning"][0] < -lost["fine-tuning"][1]
+    assert lost["view weights"][0] < -lost["view weights"][1]
     assert lost["whitening"] == (0.0, 0.0)
-    assert "fine-tuning [-20.0]" in strengths(learner, 5)
+    assert "fine-tuning [0.0]" in strengths(learner, 5)

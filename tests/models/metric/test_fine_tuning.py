@@ -1,18 +1,31 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from synthetic import draw, gather, make_domain
 from torch import Tensor
 
 from models.episodes import one_hot
+from models.features import DomainData, ViewSpec
 from models.grams import EpisodeGrams
-from models.logistic import fit_logistic, held_out_logits
-from models.metric.fine_tuning import STEPS, FineTuning, is_worse, likelihood, stands_alone, stop_early
+from models.logistic import fit_logistic
+from models.metric.fine_tuning import (
+    MOST_FOLDS,
+    STEPS,
+    FineTuning,
+    folds,
+    left_out,
+    log_evidence,
+    probability_of_better,
+    spread,
+)
+from models.metric.prototypical import PrototypicalHead
+from models.metrics import Estimate, accuracy_per_episode, estimate
 from models.temperature import SCALES
 
 WEIGHTS = torch.tensor([[0.5, 0.3, 0.2]])
-RIGHT, WRONG, CHANCE = 1.0, -1.0, 0.0
+RIGHT, WRONG, CHANCE = 20.0, -20.0, 0.0
 """Logits of the class of an item, the others having none."""
 
 
@@ -21,128 +34,162 @@ def episode() -> EpisodeGrams:
     return gather(draw(make_domain(), batch=1, n_way=4, n_shot=5))
 
 
-def tuned(
-    episode: EpisodeGrams, strength: float, *, held_out: float, may_replace: bool = True
-) -> tuple[Tensor, Tensor, Tensor]:
+def tuned(episode: EpisodeGrams, strength: float, *, held_out: float) -> tuple[Tensor, Tensor, Tensor]:
     """Return fine-tuned logits, and what they are made of: some logits to tune, and those of logistic regression.
 
-    The logits to tune are as right for held-out items as is said.
+    What is to be tuned is as right about held-out items as is said.
     """
     gram, cross = episode.fused(WEIGHTS)
     start = torch.randn(1, cross.shape[1], 4, generator=torch.Generator().manual_seed(0))
-    tuning = FineTuning(may_replace=may_replace)
+    tuning = FineTuning()
     with torch.no_grad():
         tuning.strength.level.fill_(strength)
-        found = tuning(start, held_out * episode.membership, gram, cross, episode)
+        found = tuning(start, lambda _: held_out * episode.membership, gram, cross, episode)
     return found, start, fit_logistic(gram, episode.membership, 10.0, steps=STEPS).logits(cross)
 
 
 @pytest.mark.parametrize("held_out", [RIGHT, WRONG, CHANCE])
-def test_without_strength_nothing_changes(episode, held_out):
-    found, start, _ = tuned(episode, 0.0, held_out=held_out)
+@pytest.mark.parametrize("strength", [0.0, -1.0])
+def test_without_strength_nothing_changes(episode, strength, held_out):
+    found, start, _ = tuned(episode, strength, held_out=held_out)
     assert torch.equal(found, start)
 
 
-def test_classifier_is_added_to_what_is_right_about_held_out_items(episode):
-    found, start, classifier = tuned(episode, 0.5, held_out=10 * RIGHT)
-    torch.testing.assert_close(found, start + 0.5 * classifier)
+@pytest.mark.parametrize("strength", [0.2, 1.0, 2.0])
+def test_share_of_the_classifier_follows_held_out_items_and_the_strength(episode, strength):
+    shares = []
+    for held_out in (RIGHT, CHANCE, WRONG):
+        found, start, classifier = tuned(episode, strength, held_out=held_out)
+        parts = torch.stack([start.flatten(), classifier.flatten()], dim=1)
+        kept, taken = torch.linalg.lstsq(parts, found.flatten()).solution
+        torch.testing.assert_close(parts @ torch.stack([kept, taken]), found.flatten(), atol=1e-4, rtol=1e-4)
+        shares.append((1 - kept.item()) / min(strength, 1))
+    right, chance, wrong = shares
+    assert 0 < right < 0.5
+    assert chance == pytest.approx(1, abs=1e-3)
+    assert wrong == pytest.approx(1, abs=1e-6)
 
 
-@pytest.mark.parametrize("strength", [0.2, 0.5, 2.0])
-def test_what_held_out_items_speak_against_gives_way_by_the_strength(episode, strength):
-    found, start, classifier = tuned(episode, strength, held_out=WRONG)
-    torch.testing.assert_close(found, (1 - min(strength, 1)) * start + strength * classifier)
+def test_single_items_of_their_classes_leave_nothing_to_tune_by():
+    single = gather(draw(make_domain(), batch=1, n_way=4, n_shot=1))
+    found, start, _ = tuned(single, 1.0, held_out=WRONG)
+    assert torch.equal(found, start)
 
 
-def test_what_may_not_be_replaced_is_added_to_all_the_same(episode):
-    found, start, classifier = tuned(episode, 0.5, held_out=WRONG, may_replace=False)
-    torch.testing.assert_close(found, start + 0.5 * classifier)
-
-
-def test_nothing_gives_way_to_a_classifier_of_negative_strength(episode):
-    """Items that have nothing in common look most unlike their own class, so against the classifier is right."""
-    gram, cross = torch.eye(20)[None], torch.randn(1, 20, 20, generator=torch.Generator().manual_seed(0))
-    start, wrong, tuning = cross[..., :4], WRONG * episode.membership, FineTuning()
-    penalty = torch.tensor([10.0])
-    classifier = fit_logistic(gram, episode.membership, penalty, steps=STEPS)
-    against = -0.5 * held_out_logits(gram, episode.membership, classifier, penalty)
-    assert stands_alone(wrong, against, episode.membership).item()
-    with torch.no_grad():
-        tuning.strength.level.fill_(-0.5)
-        found = tuning(start, wrong, gram, cross, episode)
-    torch.testing.assert_close(found, start - 0.5 * classifier.logits(cross))
-
-
-def test_nothing_gives_way_to_a_classifier_that_is_likelier_but_more_often_wrong(episode):
-    number = torch.arange(20).unsqueeze(-1)
-    mostly_right = torch.where(number < 4, 50 * WRONG, 0.01 * RIGHT) * episode.membership
-    seldom_right = torch.where(number < 7, 10 * RIGHT, WRONG) * episode.membership
-    alone, both = (likelihood(logits, episode.membership) for logits in (seldom_right, mostly_right + seldom_right))
-    assert alone > both
-    assert not stands_alone(mostly_right, seldom_right, episode.membership).item()
-
-
-def test_nothing_gives_way_to_a_classifier_that_may_not_even_be_added():
-    """Alone it is right about most held-out items; added, about none."""
-    episode = gather(draw(make_domain(), batch=1, n_way=4, n_shot=5, seed=1))
-    gram, cross = episode.fused(torch.tensor([[0.0, 0.0, 1.0]]))
-    tuning, penalty = FineTuning(), torch.tensor([10.0])
+def test_classifier_gets_the_spread_of_what_it_takes_a_share_from(episode):
+    gram, cross = episode.fused(WEIGHTS)
+    tuning = FineTuning()
     with torch.no_grad():
         tuning.strength.level.fill_(1.0)
-        without = held_out_logits(gram, episode.membership, fit_logistic(gram, episode.membership, penalty), penalty)
-        is_right = (without.argmax(-1) == episode.membership.argmax(-1)).unsqueeze(-1)
-        held_out = torch.where(is_right, 100 * WRONG, 0.01 * RIGHT) * episode.membership
-        assert stands_alone(held_out, without, episode.membership).item()
-        start = torch.randn(1, cross.shape[1], 4, generator=torch.Generator().manual_seed(0))
-        assert torch.equal(tuning(start, held_out, gram, cross, episode), start)
+        small, large = (
+            tuning(cross[..., :4], lambda _, unit=unit: unit * WRONG * episode.membership, gram, cross, episode)
+            for unit in (1.0, 2.0)
+        )
+    torch.testing.assert_close(2 * small, large, atol=1e-4, rtol=1e-4)
 
 
-def test_nothing_gives_way_to_a_classifier_that_is_no_better_than_chance(episode):
-    assert stands_alone(WRONG * episode.membership, RIGHT * episode.membership, episode.membership).item()
-    assert not stands_alone(WRONG * episode.membership, 0.1 * WRONG * episode.membership, episode.membership).item()
+@pytest.mark.parametrize("sizes", [(5, 5, 5), (1, 2, 7), (3, 1, 1), (25, 4, 11)])
+def test_every_item_that_has_others_is_left_out_once_and_no_class_is_emptied(sizes):
+    labels = torch.repeat_interleave(torch.tensor(sizes))
+    items = torch.randn(2, len(labels), 8, generator=torch.Generator().manual_seed(0))
+    membership = one_hot(labels.expand(2, -1), 3)
+    each = list(folds(items @ items.mT / 8, membership))
+    assert len(each) == min(max(sizes), MOST_FOLDS)
+    has_others = torch.tensor(sizes)[labels] > 1
+    assert torch.equal(sum(fold.long() for fold in each).squeeze(-1), has_others.long().expand(2, -1))
+    for fold in each:
+        assert (membership * ~fold).sum(1).min() >= 1
+        assert ((membership * fold).sum(1) <= -(-torch.tensor(sizes) // MOST_FOLDS)).all()
 
 
-def test_single_items_of_their_classes_do_not_decide():
-    single = gather(draw(make_domain(), batch=1, n_way=4, n_shot=1))
-    found, start, classifier = tuned(single, 0.5, held_out=WRONG)
-    torch.testing.assert_close(found, start + 0.5 * classifier)
+def test_padding_is_never_left_out():
+    labels = torch.tensor([[0, 0, 1, 1, -1, -1]])
+    items = torch.randn(1, 6, 8, generator=torch.Generator().manual_seed(0))
+    assert not any(fold[0, 4:].any() for fold in folds(items @ items.mT, one_hot(labels, 2)))
 
 
-def test_padding_does_not_decide(episode):
-    membership = episode.membership * (torch.arange(20) < 16).unsqueeze(-1)
-    padding = 1 - membership.sum(-1, keepdim=True)
-    first_class, others = padding * torch.tensor([9.0, 0, 0, 0]), padding * torch.tensor([0.0, 9, 9, 9])
-    logits = torch.randn(1, 20, 4, generator=torch.Generator().manual_seed(0)) * (1 - padding)
-    for noise in (first_class, others):
-        assert likelihood(logits + noise, membership) == likelihood(logits, membership)
-        assert is_worse(logits + noise, logits, membership) == is_worse(logits, logits, membership)
+def test_items_that_are_left_out_together_do_not_depend_on_the_order():
+    """Features of three values each: many items are equally central to their class."""
+    labels = torch.arange(4).repeat_interleave(6)
+    items = torch.randint(-1, 2, (24, 7), generator=torch.Generator().manual_seed(1)).float()
+    order = torch.randperm(24, generator=torch.Generator().manual_seed(2))
+
+    def numbers(items: Tensor, labels: Tensor) -> Tensor:
+        each = folds((items @ items.T)[None] / 7, one_hot(labels[None], 4))
+        return sum(number * fold[0, :, 0] for number, fold in enumerate(each))
+
+    assert torch.equal(numbers(items, labels)[order], numbers(items[order], labels[order]))
 
 
-def test_likelihood_is_that_of_scikit_learn_at_the_best_scale():
+def test_held_out_logits_are_scikit_learns_without_the_items_of_a_fold(episode):
+    gram, _ = episode.fused(WEIGHTS)
+    views = zip(WEIGHTS[0], episode.items.views, strict=True)
+    items = torch.cat([weight**0.5 * view for weight, view in views], dim=-1)[episode.items.support[0]].numpy()
+    labels = episode.membership[0].argmax(-1).numpy()
+    found = left_out(lambda rest: fit_logistic(gram, rest.membership, 5.0, steps=400).logits(gram), gram, episode)[0]
+    found = found - found.mean(-1, keepdim=True)
+    for fold in folds(gram, episode.membership):
+        is_out = fold[0, :, 0].numpy()
+        model = LogisticRegression(C=5.0, tol=1e-6).fit(items[~is_out], labels[~is_out])
+        np.testing.assert_allclose(found[is_out].numpy(), model.decision_function(items[is_out]), atol=2e-2)
+
+
+def test_evidence_is_that_of_scikit_learns_log_loss_over_all_scales():
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(12).remainder(3)
     logits = torch.randn(1, 12, 3, generator=generator) + 2 * one_hot(labels[None], 3)
-    each = [-log_loss(labels.numpy(), (scale * logits[0]).softmax(-1).numpy(), normalize=False) for scale in SCALES]
-    assert 0 < int(np.argmax(each)) < len(SCALES) - 1
-    assert likelihood(logits, one_hot(labels[None], 3)).item() == pytest.approx(max(each), abs=1e-4)
+    losses = [log_loss(labels.numpy(), (scale * logits[0]).softmax(-1).numpy(), normalize=False) for scale in SCALES]
+    expected = np.log(np.mean(np.exp(-np.array(losses))))
+    assert log_evidence(logits, one_hot(labels, 3)[None]).item() == pytest.approx(expected, abs=1e-4)
 
 
-def test_fine_tuning_goes_as_far_as_held_out_items_let_it():
-    membership = one_hot(torch.arange(20).remainder(2).unsqueeze(0), 2)
-    harmful = -3 * membership * (torch.arange(20) < 8).unsqueeze(-1)  # these are lost beyond two thirds of the way
-    helpful = torch.zeros_like(membership)
-    before = 2 * membership
-    assert stop_early(before, harmful, membership).item() == 0.5
-    assert stop_early(before, 10 * harmful, membership).item() == 0
-    assert stop_early(before, helpful, membership).item() == 1
+def test_padding_and_items_alone_in_their_class_are_no_evidence():
+    membership = one_hot(torch.tensor([[0, 0, 1, 1, 2, -1]]), 3)
+    logits = torch.randn(1, 6, 3, generator=torch.Generator().manual_seed(0))
+    other = logits + 9 * torch.randn(1, 6, 3) * (torch.arange(6) >= 4).unsqueeze(-1)
+    assert torch.equal(log_evidence(logits, membership), log_evidence(other, membership))
+    assert torch.equal(spread(logits, membership), spread(other, membership))
 
 
-def test_worse_means_beyond_two_standard_errors_and_items_alone_in_their_class_have_no_say():
-    membership = one_hot(torch.tensor([0] * 10 + [1] * 10 + [2]).unsqueeze(0), 3)
-    right, wrong = 2 * membership, 1 - membership
-    few = torch.where(torch.arange(21).unsqueeze(-1) < 2, wrong, right)
-    many = torch.where(torch.arange(21).unsqueeze(-1) < 8, wrong, right)
-    alone = torch.where(torch.arange(21).unsqueeze(-1) == 20, wrong, right)
-    assert [is_worse(after, right, membership).item() for after in (few, many, alone, right)] == [0, 1, 0, 0]
-    single = one_hot(torch.tensor([[0, 1, 2]]), 3)
-    assert not is_worse(1 - single, single, single).item()
+def test_probability_of_better_follows_bayes_from_even_odds():
+    membership = one_hot(torch.tensor([[0, 0, 1, 1]]), 2)
+    better, worse = 2 * membership, torch.tensor([[[1.0, 0.0]]]).expand(1, 4, 2)
+    odds = (log_evidence(better, membership) - log_evidence(worse, membership)).exp()
+    assert odds > 2
+    assert probability_of_better(better, better, membership).item() == 0.5
+    torch.testing.assert_close(probability_of_better(better, worse, membership), odds / (1 + odds))
+    torch.testing.assert_close(probability_of_better(worse, better, membership), 1 / (1 + odds))
+    assert probability_of_better(better, worse, membership * torch.tensor([1.0, 0.0, 1.0, 0.0])[:, None]).item() == 0
+
+
+NOTES = ViewSpec("notes", "text", "words-2", 12)
+
+
+def gains(domain: DomainData) -> tuple[Estimate, Estimate]:
+    """Return what fine-tuning adds to the accuracy of nearest centroid, and what putting it in its place would."""
+    batch = draw(domain, batch=400, n_way=5, n_shot=5, n_query=10)
+    grams, head, weights = gather(batch), PrototypicalHead(), torch.ones(400, 1)
+    gram, cross = grams.fused(weights)
+    with torch.no_grad():
+        before = head(grams, weights)
+        head.fine_tuning.strength.level.fill_(1.0)
+        answers = (head(grams, weights), fit_logistic(gram, grams.membership, 10.0, steps=STEPS).logits(cross))
+    before, tuned, replaced = (accuracy_per_episode(logits, batch.query_labels) for logits in (before, *answers))
+    return estimate(tuned - before), estimate(replaced - before)
+
+
+def test_little_is_lost_where_nearest_centroid_is_the_best_rule():
+    """Classes are clouds of one round shape, so nothing is better than their means."""
+    domain = make_domain(classes=10, per_class=60, views=(NOTES,), seed=3)
+    domain.features["notes"].add_(torch.randn(600, 12, generator=torch.Generator().manual_seed(7)))
+    tuned, replaced = gains(domain)
+    assert replaced.mean < -5 * replaced.ci95
+    assert tuned.mean > 0.25 * replaced.mean
+
+
+def test_most_is_gained_where_one_number_drowns_the_others():
+    domain = make_domain(classes=10, per_class=60, views=(NOTES,), seed=3)
+    domain.features["notes"][:, 0] = 10 * torch.randn(600, generator=torch.Generator().manual_seed(7))
+    tuned, replaced = gains(domain)
+    assert replaced.mean > 0.2
+    assert tuned.mean > 0.9 * replaced.mean

@@ -2,7 +2,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from sklearn.linear_model import LogisticRegression
 from synthetic import draw, gather, make_domain
 from torch import Tensor
 
@@ -11,7 +10,7 @@ from models.grams import EpisodeGrams
 from models.metric.losses import euclidean, pairwise_squared
 from models.metric.network import LearnedMetricHead, MetricNetwork, contrastive_head, triplet_head
 from models.metric.prototypical_episodes import protonet_head
-from models.nearest import nearness
+from models.nearest import nearness, support_as_queries
 
 WEIGHTS = torch.tensor([0.5, 0.3, 0.2])
 
@@ -97,24 +96,31 @@ def test_logits_are_a_mean_of_both_distances_by_the_gate(head, episode):
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_scikit_learns_classifier_in_the_space_of_both_distances_is_what_fine_tuning_adds(head, episode):
-    fused = torch.cat([w**0.5 * items for w, items in zip(WEIGHTS, episode.items.views, strict=True)], dim=-1)
+def test_fine_tuning_is_in_the_space_of_both_distances_and_is_held_against_means_without_the_item(head, episode):
+    given = []
+    head.fine_tuning.register_forward_pre_hook(lambda _, inputs: given.append(inputs))
     with torch.no_grad():
         head.gate.level.fill_(0.5)
-        start = head(episode, WEIGHTS[None])[0]
-        head.fine_tuning.strength.level.fill_(0.6)
-        found = head(episode, WEIGHTS[None])[0] - start
+        before = head(episode, WEIGHTS[None])[0]
         learned = [head.network(items)[0] for items in episode.items.common(WEIGHTS[None])]
+    logits, nearest, gram, cross, _ = given[0]
+    torch.testing.assert_close(logits[0], before)
+    fused = torch.cat([w**0.5 * items for w, items in zip(WEIGHTS, episode.items.views, strict=True)], dim=-1)
     unit = (learned[0] - learned[0].mean(0)).square().sum(-1).mean()
     numbers = (episode.items.support[0], episode.items.query[0])
     support, query = (
-        torch.cat([(0.5 / unit) ** 0.5 * items, fused[rows]], dim=-1) / 1.5**0.5
+        torch.cat([(0.5 / unit) ** 0.5 * (items - learned[0].mean(0)), fused[rows]], dim=-1) / 1.5**0.5
         for items, rows in zip(learned, numbers, strict=True)
     )
-    model = LogisticRegression(C=10.0, tol=1e-6).fit(support.numpy(), episode.membership[0].argmax(-1).numpy())
-    expected = 0.6 * torch.from_numpy(model.decision_function(query.numpy())).float()
-    expected, found = (logits - logits.mean(-1, keepdim=True) for logits in (expected, found))
-    torch.testing.assert_close(found, expected, atol=3e-2, rtol=0)
+    torch.testing.assert_close(gram[0], support @ support.T, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(cross[0], query @ support.T, atol=1e-5, rtol=1e-4)
+    is_in = torch.arange(12).remainder(3) > 0
+    rest = replace(support_as_queries(episode), membership=episode.membership * is_in[:, None])
+    labels = episode.membership[0].argmax(-1)
+    prototypes = torch.stack([support[is_in & (labels == way)].mean(0) for way in range(4)])
+    with torch.no_grad():
+        expected = -torch.tensor(2.0).exp() * torch.cdist(support, prototypes).square()
+        torch.testing.assert_close(nearest(rest)[0], expected, atol=1e-3, rtol=1e-4)
 
 
 def test_network_that_sees_no_view_takes_nothing_from_the_classifier(head, episode):
@@ -125,24 +131,3 @@ def test_network_that_sees_no_view_takes_nothing_from_the_classifier(head, episo
         alone = head(blind, WEIGHTS[None])
         head.gate.level.fill_(1e-3)
         torch.testing.assert_close(head(blind, WEIGHTS[None]), alone, atol=0.05, rtol=0)
-
-
-def test_held_out_logits_are_those_of_means_that_the_item_has_no_part_in(head, episode):
-    given = []
-    head.fine_tuning.register_forward_pre_hook(lambda _, inputs: given.append(inputs))
-    with torch.no_grad():
-        head.gate.level.fill_(0.5)
-        head(episode, WEIGHTS[None])
-        learned = head.network(episode.items.common(WEIGHTS[None])[0])[0]
-    views = zip(WEIGHTS, episode.items.views, strict=True)
-    fused = torch.cat([w**0.5 * items for w, items in views], dim=-1)[episode.items.support[0]]
-    unit = (learned - learned.mean(0)).square().sum(-1).mean()
-    labels = episode.membership[0].argmax(-1)
-    for item in range(12):
-        others = torch.arange(12) != item
-        own, near = (
-            torch.stack([(items[item] - items[others & (labels == way)].mean(0)).square().sum() for way in range(4)])
-            for items in (learned, fused)
-        )
-        expected = -torch.tensor(2.0).exp() * (0.5 * own / unit + near) / 1.5
-        torch.testing.assert_close(given[0][1][0, item], expected, atol=1e-4, rtol=1e-4)

@@ -102,10 +102,9 @@ def test_prototypes_move_at_most_to_where_queries_take_them_and_never_away():
     assert (found[1.0] - found[0.0]).abs().max() > 0.1
 
 
-def test_fine_tuning_is_that_of_prototypes_which_stay_where_they_are_and_do_not_give_way():
+def test_fine_tuning_is_that_of_prototypes_which_stay_where_they_are():
     grams, weights = gather(draw(make_domain(), n_shot=4)), torch.tensor([[0.5, 0.3, 0.2]]).expand(6, 3)
     moving, staying = TransductiveHead(), PrototypicalHead()
-    staying.fine_tuning.may_replace = False
     with torch.no_grad():
         for head in (moving, staying):
             head.fine_tuning.strength.level.fill_(0.8)
