@@ -45,9 +45,9 @@ class EpisodeBatch:
         return one_hot(self.support_labels, self.n_way)
 
     @property
-    def mean_shot(self) -> Float[Tensor, ""]:
-        """Mean number of support items per way."""
-        return self.membership.sum((1, 2)).mean() / self.n_way
+    def shots(self) -> Float[Tensor, " batch"]:
+        """Shot of each episode."""
+        return shots_of(self.membership)
 
     @property
     def class_numbers(self) -> Int[Tensor, "batch way"]:
@@ -84,6 +84,12 @@ def one_hot(labels: Int[Tensor, "*shape"], n_way: int) -> Float[Tensor, "*shape 
 def mean_shares(membership: Float[Tensor, "*batch support way"]) -> Float[Tensor, "*batch support way"]:
     """Return the share of each item in the mean of its class; a class without items has none."""
     return membership / membership.sum(-2, keepdim=True).clamp(min=1)
+
+
+def shots_of(membership: Float[Tensor, "*batch support way"]) -> Float[Tensor, "*batch"]:
+    """Return the mean number of support items of the classes that have any."""
+    counts = membership.sum(-2)
+    return counts.sum(-1) / (counts > 0).sum(-1).clamp(min=1)
 
 
 class EpisodeSampler:

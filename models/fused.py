@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from models.episodes import EpisodeBatch, one_hot
+from models.episodes import EpisodeBatch, one_hot, shots_of
 from models.features import DomainData, ViewSpec
 from models.fusion import ViewWeights, modality_numbers
 from models.geometry import centre, centred_views, has_view
@@ -135,7 +135,7 @@ class FusedLearner(nn.Module):
     def _grams(self, episodes: EpisodeBatch) -> EpisodeGrams:
         """Place the items of a batch once, with the strengths for its mean shot; padded queries get no view."""
         rows, support, query = distinct_rows(episodes)
-        views = self.placed(episodes.domain, rows, episodes.mean_shot)
+        views = self.placed(episodes.domain, rows, episodes.shots.mean())
         items = PlacedItems(tuple(views.values()), _encoders(episodes.domain.views), support, query)
         grams = gather_grams(items, has_view(views), episodes.membership)
         is_query = (episodes.query_labels >= 0).unsqueeze(1)
@@ -154,7 +154,7 @@ class FusedLearner(nn.Module):
         is_further[rows] = False
         further = is_further.nonzero().flatten()
         parts = [
-            self.placed(domain, part, episodes.mean_shot).values() for part in torch.split(further, PLACED_AT_ONCE)
+            self.placed(domain, part, episodes.shots.mean()).values() for part in torch.split(further, PLACED_AT_ONCE)
         ]
         in_common = [in_common_space(tuple(views), placed.encoder_ids) for views in (placed.views, *parts)]
         return LabelledItems(torch.cat(in_common, dim=1), labels[torch.cat([rows, further])], numbers)
@@ -384,7 +384,7 @@ def positions_in_class(labels: Int[Tensor, " item"]) -> Int[Tensor, " item"]:
 def fit_model(learner: FusedLearner, domain: DomainData, support: Int[Tensor, " support"]) -> FusedModel:
     """Place the support and keep what is needed to place further items the same way."""
     labels = domain.labels[support]
-    shot = torch.tensor(len(support) / len(domain.classes), device=labels.device)
+    shot = shots_of(one_hot(labels, len(domain.classes)))
     pool_numbers, pool = centred_pool(domain)
     placed = learner.placed(domain, support, shot)
     tensors = {

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from models.common_space import COMMON_DIM, to_common
-from models.episodes import EpisodeBatch, mean_shares
+from models.episodes import EpisodeBatch, mean_shares, shots_of
 
 LIKENESS = 0.3
 """Cosine that two items of a class are taken to have in a view, where none of its support shows what it is."""
@@ -102,9 +102,8 @@ class EpisodeGrams:
 
     @property
     def shots(self) -> Float[Tensor, " batch"]:
-        """Mean number of support items per class that has any."""
-        counts = self.membership.sum(1)
-        return counts.sum(1) / (counts > 0).sum(1).clamp(min=1)
+        """Shot of each episode."""
+        return shots_of(self.membership)
 
     @property
     def members(self) -> Float[Tensor, "batch view support way"]:

@@ -36,21 +36,21 @@ def fit_logistic(
     `inverse_penalty` is scikit-learn's C (half of it for two ways, where scikit-learn has one weight vector and softmax
     has two). A hundred steps bring probabilities within 5e-3 of the optimum for unit-norm features and C up to 10.
     """
-    weight = targets.sum(-1, keepdim=True)  # 0 for padding
+    weight = targets.sum(-1).unsqueeze(1)  # 0 for padding
+    targets = targets.mT.contiguous()  # [batch, way, support]: so a softmax is cheap
     inverse_penalty = torch.as_tensor(inverse_penalty, dtype=gram.dtype, device=gram.device).view(-1, 1, 1)
-    smoothness = 0.5 * inverse_penalty * (weight * (gram.abs() @ weight)).amax(1, keepdim=True)
+    smoothness = 0.5 * inverse_penalty * (weight * (weight @ gram.abs())).amax(2, keepdim=True)
     rate = 1 / (1 + smoothness)
     momentum = (1 + smoothness).sqrt()
     momentum = (momentum - 1) / (momentum + 1)
-    rate_intercept = 1 / weight.sum(1).clamp(min=1)  # [batch, 1]
+    rate_intercept = 1 / weight.sum(2, keepdim=True).clamp(min=1)
     dual = ahead = torch.zeros_like(targets)
-    intercept = intercept_ahead = targets.new_zeros(len(targets), targets.shape[-1])
+    intercept = intercept_ahead = targets.new_zeros(*targets.shape[:2], 1)
     for _ in range(steps):
-        logits = torch.baddbmm(intercept_ahead.unsqueeze(1), gram, ahead)
-        residual = weight * logits.softmax(-1) - targets
+        logits = torch.baddbmm(intercept_ahead, ahead, gram)
+        residual = weight * logits.softmax(1) - targets
         previous, dual = dual, ahead - rate * (ahead + inverse_penalty * residual)
         ahead = dual + momentum * (dual - previous)
-        before, intercept = intercept, intercept_ahead - rate_intercept * residual.sum(1)
-        intercept_ahead = intercept + momentum.squeeze(-1) * (intercept - before)
-    return DualWeights(dual, intercept)
-
+        before, intercept = intercept, intercept_ahead - rate_intercept * residual.sum(2, keepdim=True)
+        intercept_ahead = intercept + momentum * (intercept - before)
+    return DualWeights(dual.mT, intercept.squeeze(2))

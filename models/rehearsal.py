@@ -17,7 +17,7 @@ from models.episodes import EpisodeBatch, EpisodeSampler
 from models.features import DomainData
 from models.fused import FusedLearner
 from models.metrics import accuracy_per_episode
-from models.selection import cross_validated, describe, shots_of
+from models.selection import cross_validated, describe
 from models.selector import Outcomes, Selector
 from models.training import Report, can_draw, split_classes, train
 
@@ -130,7 +130,7 @@ def _try(
         accuracy = torch.stack([accuracy_per_episode(a, episodes.query_labels) for a in answers], dim=1)
         number = torch.full((len(episodes),), names.index(episodes.domain.domain))
         validated = cross_validated(members, episodes)
-        outcomes.append(Outcomes(describe(episodes), validated, shots_of(episodes), accuracy, number))
+        outcomes.append(Outcomes(describe(episodes), validated, episodes.shots, accuracy, number))
     return outcomes
 
 

@@ -83,9 +83,7 @@ class AutoLearner:
     def scores(self, episodes: EpisodeBatch) -> Float[Tensor, "batch learner"]:
         """Return the score of every learner for the support of each episode."""
         with torch.no_grad():
-            scores: Tensor = self.selector(
-                describe(episodes), cross_validated(self.members, episodes), shots_of(episodes)
-            )
+            scores: Tensor = self.selector(describe(episodes), cross_validated(self.members, episodes), episodes.shots)
         return scores
 
     def config(self) -> dict[str, Any]:
@@ -179,11 +177,6 @@ def describe(episodes: EpisodeBatch) -> Float[Tensor, "batch statistic"]:
     share = presence.sum((1, 2)) / (grams.is_real.sum(1) * n_views).clamp(min=1)
     n_ways = torch.full_like(best, episodes.n_way)
     return torch.stack([grams.shots.log(), n_ways.log(), n_views.log(), best, *means, share], dim=1)
-
-
-def shots_of(episodes: EpisodeBatch) -> Float[Tensor, " batch"]:
-    """Return the mean number of support items per class."""
-    return episodes.membership.sum((1, 2)) / episodes.n_way
 
 
 def _below(part: str, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:

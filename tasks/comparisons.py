@@ -25,6 +25,9 @@ def log_comparison(
     rows = [row.model_dump() for row in board]
     run.figure("accuracy-against-shots", accuracy_against_shots(board))
     run.figure("reliability", reliability_diagram({learner: comparison.reliability[learner] for learner in ours}))
+    first, *_ = comparison.trainings.values() or [{}]
+    if curves := {learner: trained.curve for learner, trained in first.items() if trained.curve.validation}:
+        run.figure("learning-curves", learning_curves(curves))
     run.text("leaderboard.md", leaderboard_table(rows))
     run.document("leaderboard.json", {"rows": rows})
     for learner in comparison.reliability:

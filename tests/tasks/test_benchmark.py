@@ -38,9 +38,8 @@ def test_run_of_a_benchmark_has_a_run_below_it_for_each_learner(lake):
     report = run_benchmark(lake, CONFIG)
     assert {row.learner for row in report.rows} == {row.learner for row in report.leaderboard} == LEARNERS
     (run,) = connect().search_runs([find_experiment(connect(), "metafuse/benchmark")], "params.n_way = '2'")
-    assert artifacts_of(run) == {
-        "figures/accuracy-against-shots.png", "figures/reliability.png", "leaderboard.md", "leaderboard.json",
-    }  # fmt: skip
+    figures = {f"figures/{name}.png" for name in ("learning-curves", "accuracy-against-shots", "reliability")}
+    assert artifacts_of(run) == {*figures, "leaderboard.md", "leaderboard.json"}
     below = runs_below(run)
     assert set(below) == LEARNERS
     history = connect().get_metric_history(below["metric"].info.run_id, "1-shot/accuracy")

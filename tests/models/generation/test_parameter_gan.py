@@ -144,7 +144,7 @@ def test_real_heads_are_those_of_every_labelled_item_of_the_classes(n_query, mon
         numbers = [int(domain.labels[rows[labels == way][0]]) for way in range(3)]
         own = torch.cat([(domain.usable_labels == number).nonzero().flatten() for number in numbers])
         assert len(own) > 3 * (2 + 2)
-        placed = learner.placed(domain, own, batch.mean_shot)
+        placed = learner.placed(domain, own, batch.shots.mean())
         expected = sum(
             share.sqrt() * to_common(placed[view.name], view.encoder_id)
             for share, view in zip(weight, VIEWS, strict=True)
