@@ -1,10 +1,10 @@
 """Few-label fine-tuning of a metric on a new domain, as far as items that are left out speak for it.
 
 What is tuned is a linear classifier in the space that the metric measures distances in: a logistic regression on the
-support, whose penalty is learned across domains and may depend on the shot. It takes a share of the decision. The share
-is the probability that it is better than nearest centroid, given how likely each of them makes items of the support
-that had no part in it, times a strength that is learned too and starts at zero, which is nearest centroid. Where no
-class has two items, none can be left out, and nothing is tuned.
+support. It takes a share of the decision. The share is the probability that it is better than nearest centroid, given
+how likely each of them makes items of the support that had no part in it, times a strength that is learned across
+domains, may depend on the shot and starts at zero, which is nearest centroid. Where no class has two items, none can be
+left out, and nothing is tuned.
 """
 
 import math
@@ -23,8 +23,9 @@ from models.strength import ByShot, within
 from models.temperature import SCALES
 
 STEPS = 50
-LEAST_LOG, MOST_LOG = -3.0, 3.0
-"""Bounds of the logarithm of scikit-learn's C. Above, so few steps end far from the optimum."""
+INVERSE_PENALTY = 20.0
+"""scikit-learn's C: about the largest that so few steps fit to the end. Where it was learned it ended there but for
+domains of which some lose by fine-tuning, and what was learned from them cost accuracy on others."""
 
 MOST_FOLDS = 10
 """Of each class one item is left out at a time; of a class larger than this, one in so many."""
@@ -42,7 +43,6 @@ class FineTuning(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.strength = ByShot()
-        self.log_inverse_penalty = ByShot(start=math.log(10.0))
 
     def forward(
         self,
@@ -57,17 +57,16 @@ class FineTuning(nn.Module):
         `nearest` answers for the support in the place of the queries. `gram` and `cross` are the similarities, within
         the support and of queries to it, in the space of the metric.
         """
-        inverse_penalty = self.log_inverse_penalty(grams.shots).squeeze(-1).clamp(LEAST_LOG, MOST_LOG).exp()
 
         def tuned(support: EpisodeGrams) -> Float[Tensor, "batch support way"]:
-            return fit_logistic(gram, support.membership, inverse_penalty, steps=STEPS).logits(gram)
+            return fit_logistic(gram, support.membership, INVERSE_PENALTY, steps=STEPS).logits(gram)
 
         with torch.no_grad():
             held_out, held_out_tuned = (left_out(answer, gram, grams) for answer in (nearest, tuned))
             probability = probability_of_better(held_out_tuned, held_out, grams.membership)
             unit = spread(held_out, grams.membership) / spread(held_out_tuned, grams.membership).clamp(min=1e-6)
         share = probability.unsqueeze(-1) * within(self.strength(grams.shots), 0.0, 1.0)
-        classifier = fit_logistic(gram, grams.membership, inverse_penalty, steps=STEPS).logits(cross)
+        classifier = fit_logistic(gram, grams.membership, INVERSE_PENALTY, steps=STEPS).logits(cross)
         has_view = grams.query_presence.any(1).unsqueeze(-1)
         logits: Tensor = torch.lerp(before, has_view * unit[:, None, None] * classifier, share.unsqueeze(-1))
         return logits

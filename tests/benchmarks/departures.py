@@ -23,7 +23,6 @@ from models.episodes import EpisodeBatch
 from models.evaluation import draw_episodes, held_out_classes
 from models.features import DomainData
 from models.fused import FusedLearner
-from models.metric.fine_tuning import MOST_LOG
 from models.metric.prototypical import PrototypicalHead
 from models.metrics import accuracy_per_episode, estimate
 from models.strength import ByShot
@@ -101,10 +100,9 @@ def strengths(learner: FusedLearner, shot: int) -> str:
     met = learner.view_weights.is_met
     numbers = met.nonzero().flatten()
     shares = [round(100 * share) for share in learner.view_weights.prior(numbers, met[numbers]).tolist()]
-    (log_penalty,) = at_shot(head.fine_tuning.log_inverse_penalty)
     return (
         f"neighbours {[max(value, 0.0) for value in at_shot(learner.placement.smoothing)]}, whitening {whitening}, "
-        f"fine-tuning {at_shot(head.fine_tuning.strength)} with C {math.exp(min(log_penalty, MOST_LOG)):.0f}, "
+        f"fine-tuning {at_shot(head.fine_tuning.strength)}, "
         f"temperature {math.exp(at_shot(head.nearest.log_temperature)[0]):.1f}, "
         f"evidence {[round(value, 2) for value in learner.view_weights.evidence.tolist()]}, "
         f"shares in % {dict(zip((MODALITIES[number] for number in numbers.tolist()), shares, strict=True))}"

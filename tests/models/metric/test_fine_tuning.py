@@ -11,6 +11,7 @@ from models.features import DomainData, ViewSpec
 from models.grams import EpisodeGrams
 from models.logistic import fit_logistic
 from models.metric.fine_tuning import (
+    INVERSE_PENALTY,
     MOST_FOLDS,
     STEPS,
     FineTuning,
@@ -45,7 +46,7 @@ def tuned(episode: EpisodeGrams, strength: float, *, held_out: float) -> tuple[T
     with torch.no_grad():
         tuning.strength.level.fill_(strength)
         found = tuning(start, lambda _: held_out * episode.membership, gram, cross, episode)
-    return found, start, fit_logistic(gram, episode.membership, 10.0, steps=STEPS).logits(cross)
+    return found, start, fit_logistic(gram, episode.membership, INVERSE_PENALTY, steps=STEPS).logits(cross)
 
 
 @pytest.mark.parametrize("held_out", [RIGHT, WRONG, CHANCE])
@@ -173,7 +174,10 @@ def gains(domain: DomainData) -> tuple[Estimate, Estimate]:
     with torch.no_grad():
         before = head(grams, weights)
         head.fine_tuning.strength.level.fill_(1.0)
-        answers = (head(grams, weights), fit_logistic(gram, grams.membership, 10.0, steps=STEPS).logits(cross))
+        answers = (
+            head(grams, weights),
+            fit_logistic(gram, grams.membership, INVERSE_PENALTY, steps=STEPS).logits(cross),
+        )
     before, tuned, replaced = (accuracy_per_episode(logits, batch.query_labels) for logits in (before, *answers))
     return estimate(tuned - before), estimate(replaced - before)
 

@@ -1,4 +1,3 @@
-import math
 from dataclasses import replace
 
 import pytest
@@ -9,6 +8,7 @@ from torch import Tensor
 
 from models.geometry import centred_views
 from models.grams import EpisodeGrams, distinct_rows
+from models.metric.fine_tuning import INVERSE_PENALTY
 from models.metric.prototypical import PrototypicalHead
 from models.nearest import NearestCentroid, held_out_nearness, nearness, support_as_queries
 
@@ -60,13 +60,12 @@ def test_fine_tuning_gives_scikit_learns_logistic_regression_a_share(episode):
     grams, support, labels, query = episode
     head = PrototypicalHead()
     with torch.no_grad():
-        head.fine_tuning.log_inverse_penalty.level.fill_(0.2)
         logits = []
         for strength in (0.0, 0.25, 0.5):
             head.fine_tuning.strength.level.fill_(strength)
             logits.append(centred(head(grams, WEIGHTS[None])[0]))
     start, little, more = logits
-    model = LogisticRegression(C=math.exp(0.2), tol=1e-6).fit(support.numpy(), labels.numpy())
+    model = LogisticRegression(C=INVERSE_PENALTY, tol=1e-6).fit(support.numpy(), labels.numpy())
     classifier = centred(torch.from_numpy(model.decision_function(query.numpy())).float())
     parts = torch.stack([start.flatten(), classifier.flatten()], dim=1)
     share = {}
