@@ -38,7 +38,8 @@ def fit_logistic(
     """
     weight = targets.sum(-1).unsqueeze(1)  # 0 for padding
     targets = targets.mT.contiguous()  # [batch, way, support]: so a softmax is cheap
-    inverse_penalty = torch.as_tensor(inverse_penalty, dtype=gram.dtype, device=gram.device).view(-1, 1, 1)
+    if isinstance(inverse_penalty, Tensor):
+        inverse_penalty = inverse_penalty.view(-1, 1, 1)
     smoothness = 0.5 * inverse_penalty * (weight * (weight @ gram.abs())).amax(2, keepdim=True)
     rate = 1 / (1 + smoothness)
     momentum = (1 + smoothness).sqrt()

@@ -19,13 +19,13 @@ def log_comparison(
 ) -> tuple[LeaderboardRow, ...]:
     """Log to an open run of a `kind`, with the reliability of `ours`; `runs` are learners' own, others are opened.
 
-    Returns the leaderboard.
+    Learning curves are those of the first class split. Returns the leaderboard.
     """
     board = leaderboard(comparison)
     rows = [row.model_dump() for row in board]
     run.figure("accuracy-against-shots", accuracy_against_shots(board))
     run.figure("reliability", reliability_diagram({learner: comparison.reliability[learner] for learner in ours}))
-    first, *_ = comparison.trainings.values() or [{}]
+    first = next(iter(comparison.trainings.values()), {})
     if curves := {learner: trained.curve for learner, trained in first.items() if trained.curve.validation}:
         run.figure("learning-curves", learning_curves(curves))
     run.text("leaderboard.md", leaderboard_table(rows))

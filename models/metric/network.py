@@ -100,12 +100,10 @@ class LearnedMetricHead(nn.Module):
             mean: Tensor = (gate * learned / unit + fused) / (1 + gate)
             return mean
 
-        scale = self.nearest.scale(grams)
-
         def answer(items: Float[Tensor, "batch query out"], asked: EpisodeGrams) -> Float[Tensor, "batch query way"]:
             prototypes = mean_shares(asked.membership).mT @ support
             learned = where_known(pairwise_squared(items, prototypes), asked)
-            return -scale * joined(learned, -nearness(asked, weights))
+            return -self.nearest.scale(asked) * joined(learned, -nearness(asked, weights))
 
         gram, cross = grams.fused(weights)
         logits: Tensor = self.fine_tuning(

@@ -9,8 +9,8 @@ Balance is a choice. With it, in `transductive_balanced`, every class gets the s
 have it; without it, in `transductive`, each query is shared out by itself and classes may be of any size. Departures:
 prototypes are mixtures of support and queries, so that Gram matrices are all that is needed; the features are not
 transformed by powers; the refined distances replace those of nearest centroid to a degree that follows the shot and
-starts at zero; and a linear classifier is fine-tuned on the support, as `fine_tuning.py` says. Held-out items there are
-judged by prototypes that have not moved. They say nothing of those that have, which therefore never give way to it.
+starts at zero; and a linear classifier is fine-tuned on the support, as `fine_tuning.py` says. It takes its share from
+what refined prototypes say, but what it is held against on left-out items are prototypes that have not moved.
 """
 
 from functools import partial

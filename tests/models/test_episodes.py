@@ -92,6 +92,13 @@ def test_padded_support_belongs_to_no_way():
     assert padded.membership.tolist() == [[[1, 0], [0, 1], [0, 0]]]
 
 
+def test_shot_is_the_mean_over_classes_that_have_support(toys):
+    labels = torch.tensor([[0, 0, 0, 2, 2, 2], [0, 0, 0, 2, -1, -1], [1, -1, -1, -1, -1, -1]])
+    rows = torch.zeros_like(labels)
+    batch = EpisodeBatch(toys, rows, labels, rows, labels, n_way=4)
+    assert batch.shots.tolist() == [3, 2, 1]
+
+
 def test_class_numbers_are_those_of_the_domain_and_a_way_without_support_has_none():
     batch = EpisodeBatch(
         make_domain(classes=3, per_class=4),

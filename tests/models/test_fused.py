@@ -67,6 +67,12 @@ def test_no_items_get_no_rows(trained, toys):
     assert trained.adapt(toys, support_of(toys, 3)).predict(nobody).shape == (0, len(toys.classes))
 
 
+def test_classes_without_labels_are_no_part_of_the_shot(trained, toys):
+    support = support_of(toys, 3)
+    some = support[toys.labels[support] < 2]
+    assert trained.adapt(toys, some).tensors["shot"].item() == trained.adapt(toys, support).tensors["shot"].item() == 3
+
+
 def test_loss_is_that_of_the_answers_unless_the_learner_has_its_own(kind, toys):
     learner, batch = departed_learner(kind), draw(toys)
     expected = decision_loss(answers(learner, batch).log(), batch.query_labels)
