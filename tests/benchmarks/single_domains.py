@@ -1,0 +1,86 @@
+"""What fine-tuning adds on every domain by itself: `python tests/benchmarks/single_domains.py keel CACHE`.
+
+Collections are those of `generated_features.py`. Means over the domains of a class split hide domains on which a
+learner loses. For each of them this prints the accuracy of `metric` and, paired by episode, its difference from the
+same learner without its fine-tuning, from nearest centroid, which it starts at, and from `tuned_logreg`.
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from pathlib import Path
+
+import torch
+from accuracy import HELD_OUT, TRAINING, points, show_progress
+from departures import head_of
+from generated_features import PUBLIC, load
+
+from data_contracts.configs import BenchmarkConfig
+from models.evaluation import (
+    REFERENCE,
+    UNTRAINED,
+    check_classes,
+    compare,
+    draw_episodes,
+    held_out_classes,
+    trained_learners,
+)
+from models.features import DomainData
+from models.fused import FusedLearner
+from models.metrics import Estimate, estimate
+from models.training import Report
+
+KIND, NOT_TUNED = "metric", "not fine-tuned"
+BESIDE = (NOT_TUNED, UNTRAINED, REFERENCE)
+
+
+def without_fine_tuning(learner: FusedLearner) -> FusedLearner:
+    """Return the same learner with no strength of fine-tuning."""
+    found = deepcopy(learner)
+    with torch.no_grad():
+        for parameter in head_of(found).fine_tuning.parameters():
+            parameter.zero_()
+    return found
+
+
+def measure(
+    training: Sequence[DomainData], test: Sequence[DomainData], config: BenchmarkConfig, report: Report
+) -> Iterator[tuple[int, str, list[Estimate]]]:
+    """Yield, for every shot and test domain of the first class split, the accuracy and its difference from each."""
+    seed = config.split_seeds[0]
+    classes = held_out_classes(training, test, fraction=config.holdout_fraction, seed=seed)
+    check_classes(test, classes, config)
+    learners, _ = trained_learners(config, training, classes, report)
+    learner = learners[KIND]
+    assert isinstance(learner, FusedLearner)
+    contenders = {KIND: learner, NOT_TUNED: without_fine_tuning(learner)}
+    contenders |= {name: learners[name] for name in BESIDE if name in learners}
+    for shot in config.shots:
+        for data in test:
+            answers = compare(contenders, draw_episodes(data, classes, shot, config, seed))
+            found = answers[KIND].accuracy
+            yield shot, data.domain, [estimate(found), *(estimate(found - answers[name].accuracy) for name in BESIDE)]
+
+
+def row(split: int | str, shot: int | str, domain: str, cells: Sequence[str]) -> str:
+    return f"{split:>5} {shot:>4} {domain:<16}" + "".join(f" {cell:>26}" for cell in cells)
+
+
+if __name__ == "__main__":
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("collection", choices=("emoji", *PUBLIC))
+    arguments.add_argument("place", type=Path, help="HOME of the demo, or CACHE of a public collection")
+    arguments.add_argument("--episodes", type=int, default=600, help="of every shot and test domain")
+    arguments.add_argument("--splits", type=int, default=5, help="draws of the classes to test on")
+    chosen = arguments.parse_args()
+    torch.set_num_threads(1)
+    chosen.place.mkdir(parents=True, exist_ok=True)
+    print(row("split", "shot", "domain", ["accuracy", *(f"less {name}" for name in BESIDE)]))
+    for seed in range(chosen.splits):
+        names = PUBLIC[chosen.collection].split(seed) if chosen.collection in PUBLIC else (TRAINING, HELD_OUT)
+        training, test = (load(chosen.collection, chosen.place, part) for part in names)
+        protocol = BenchmarkConfig(
+            train=names[0], test=names[1], episodes=chosen.episodes, split_seeds=(seed,), learners=(KIND,)
+        )
+        for shot, domain, estimates in measure(training, test, protocol, show_progress):
+            print(row(seed, shot, domain, [points(*one) for one in estimates]), flush=True)
