@@ -14,8 +14,7 @@ negative gradient with respect to the weights is `Xᵀ (membership - softmax)`: 
 
 Departures: a GRU takes the place of the LSTM; what it writes is added to the residual and its output starts at zero;
 the sum is scaled by a strength that follows the shot and starts at zero, relative to the largest stable rate. So the
-untrained head is nearest centroid, and with a strength but an untrained network it is gradient descent. Support items
-are compared with prototypes that they have no part in: with their own they would all look right.
+untrained head is nearest centroid, and with a strength but an untrained network it is gradient descent.
 """
 
 import torch
@@ -23,7 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from models.grams import EpisodeGrams
-from models.nearest import NearestCentroid
+from models.nearest import NearestCentroid, support_as_queries
 from models.strength import ByShot
 from models.temperature import decision_loss
 
@@ -58,7 +57,7 @@ class LearnedOptimizerHead(nn.Module):
     ) -> list[Float[Tensor, "batch query way"]]:
         """Return logits of the queries at the end of each segment."""
         gram, cross = grams.fused(weights)
-        own, logits = self.nearest.held_out(grams, weights), self.nearest(grams, weights)
+        own, logits = self.nearest(support_as_queries(grams), weights), self.nearest(grams, weights)
         is_real = grams.is_real.unsqueeze(-1)
         rate = self.strength(grams.shots).unsqueeze(-1) * stable_rate(gram, is_real) * is_real
         coefficients = torch.zeros_like(grams.membership)

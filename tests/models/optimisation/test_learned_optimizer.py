@@ -79,11 +79,9 @@ def test_untrained_update_rule_is_gradient_descent_on_explicit_features():
     def nearest(items: Tensor) -> Tensor:
         return -math.exp(2.0) * torch.cdist(items, prototypes).square()
 
-    is_own = labels[:, None] == torch.arange(4)
-    held_out = torch.where(is_own, (3 / 2) ** 2, 1.0) * nearest(support)  # the others' mean is so much further away
     linear = torch.zeros(support.shape[1], 4, requires_grad=True)
     for _ in range(STEPS):
-        loss = cross_entropy(held_out + support @ linear, labels, reduction="sum")
+        loss = cross_entropy(nearest(support) + support @ linear, labels, reduction="sum")
         (gradient,) = torch.autograd.grad(loss, linear)
         linear = (linear - rate * gradient).detach().requires_grad_()
     with torch.no_grad():
