@@ -14,7 +14,8 @@ negative gradient with respect to the weights is `Xᵀ (membership - softmax)`: 
 
 Departures: a GRU takes the place of the LSTM; what it writes is added to the residual and its output starts at zero;
 the sum is scaled by a strength that follows the shot and starts at zero, relative to the largest stable rate. So the
-untrained head is nearest centroid, and with a strength but an untrained network it is gradient descent.
+untrained head is nearest centroid, and with a strength but an untrained network it is gradient descent. The support's
+own prototypes are what it starts from; prototypes that an item has no part in, as `maml` has them, did no better.
 """
 
 import torch
