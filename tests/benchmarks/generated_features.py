@@ -8,7 +8,7 @@ neither. Nothing is trained in between, and the episodes are the same. `used` is
 
 import argparse
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
@@ -41,6 +41,9 @@ PAIRS = ((USED, CALIBRATION), (GENERATOR, CALIBRATION), (CALIBRATION, NEITHER))
 """Whose accuracies are compared, episode by episode."""
 
 Accuracies = Mapping[str, Float[Tensor, " episode"]]
+
+ClassSplit = tuple[BenchmarkConfig, Sequence[DomainData], Sequence[DomainData]]
+"""What to do, the domains to train on and those to test on."""
 
 
 class Recorded(FusedLearner):
@@ -125,12 +128,9 @@ def load(collection: str, place: Path, names: tuple[str, ...]) -> list[DomainDat
     return [load_domain(lake, name) for name in names]
 
 
-def row(split: int | str, shot: int | str, cells: Sequence[str], note: str = "") -> str:
-    return f"{split:>5} {shot:>4}" + "".join(f" {cell:>24}" for cell in cells) + f"  {note}"
-
-
-if __name__ == "__main__":
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def class_splits(description: str, kind: str) -> Iterator[ClassSplit]:
+    """Read the command line and return the class splits that it asks for, for a learner of a `kind`."""
+    arguments = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("collection", choices=("emoji", *PUBLIC))
     arguments.add_argument("place", type=Path, help="HOME of the demo, or CACHE of a public collection")
     arguments.add_argument("--episodes", type=int, default=600, help="of every shot and test domain")
@@ -138,14 +138,26 @@ if __name__ == "__main__":
     chosen = arguments.parse_args()
     torch.set_num_threads(1)
     chosen.place.mkdir(parents=True, exist_ok=True)
+    return (_class_split(chosen, kind, seed) for seed in range(chosen.splits))
+
+
+def _class_split(chosen: argparse.Namespace, kind: str, seed: int) -> ClassSplit:
+    train, test = PUBLIC[chosen.collection].split(seed) if chosen.collection in PUBLIC else (TRAINING, HELD_OUT)
+    protocol = BenchmarkConfig(train=train, test=test, episodes=chosen.episodes, split_seeds=(seed,), learners=(kind,))
+    return protocol, *(load(chosen.collection, chosen.place, names) for names in (train, test))
+
+
+def row(split: int | str, shot: int | str, cells: Sequence[str], note: str = "") -> str:
+    return f"{split:>5} {shot:>4}" + "".join(f" {cell:>24}" for cell in cells) + f"  {note}"
+
+
+if __name__ == "__main__":
+    splits_asked_for = class_splits(__doc__, KIND)
     print(row("split", "shot", ["accuracy", *(f"{one} - {other}" for one, other in PAIRS)], "strengths"))
     found: dict[int, list[list[Estimate]]] = {}
-    for seed in range(chosen.splits):
-        names = PUBLIC[chosen.collection].split(seed) if chosen.collection in PUBLIC else (TRAINING, HELD_OUT)
-        training, test = (load(chosen.collection, chosen.place, part) for part in names)
-        protocol = BenchmarkConfig(train=names[0], test=names[1], episodes=chosen.episodes, split_seeds=(seed,))
+    for protocol, training, test in splits_asked_for:
         for shot, (estimates, learned) in measure(training, test, protocol, show_progress).items():
             found.setdefault(shot, []).append(estimates)
-            print(row(seed, shot, [points(*one) for one in estimates], learned), flush=True)
+            print(row(protocol.split_seeds[0], shot, [points(*one) for one in estimates], learned), flush=True)
     for shot, splits in found.items():
         print(row("mean", shot, [points(*averaged(column)) for column in zip(*splits, strict=True)]))

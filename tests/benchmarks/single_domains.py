@@ -5,15 +5,13 @@ learner loses. For each of them this prints the accuracy of `metric` and, paired
 same learner without its fine-tuning, from nearest centroid, which it starts at, and from `tuned_logreg`.
 """
 
-import argparse
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
-from pathlib import Path
 
 import torch
-from accuracy import HELD_OUT, TRAINING, points, show_progress
+from accuracy import points, show_progress
 from departures import head_of
-from generated_features import PUBLIC, load
+from generated_features import class_splits
 
 from data_contracts.configs import BenchmarkConfig
 from models.evaluation import (
@@ -67,20 +65,8 @@ def row(split: int | str, shot: int | str, domain: str, cells: Sequence[str]) ->
 
 
 if __name__ == "__main__":
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("collection", choices=("emoji", *PUBLIC))
-    arguments.add_argument("place", type=Path, help="HOME of the demo, or CACHE of a public collection")
-    arguments.add_argument("--episodes", type=int, default=600, help="of every shot and test domain")
-    arguments.add_argument("--splits", type=int, default=5, help="draws of the classes to test on")
-    chosen = arguments.parse_args()
-    torch.set_num_threads(1)
-    chosen.place.mkdir(parents=True, exist_ok=True)
+    splits = class_splits(__doc__, KIND)
     print(row("split", "shot", "domain", ["accuracy", *(f"less {name}" for name in BESIDE)]))
-    for seed in range(chosen.splits):
-        names = PUBLIC[chosen.collection].split(seed) if chosen.collection in PUBLIC else (TRAINING, HELD_OUT)
-        training, test = (load(chosen.collection, chosen.place, part) for part in names)
-        protocol = BenchmarkConfig(
-            train=names[0], test=names[1], episodes=chosen.episodes, split_seeds=(seed,), learners=(KIND,)
-        )
+    for protocol, training, test in splits:
         for shot, domain, estimates in measure(training, test, protocol, show_progress):
-            print(row(seed, shot, domain, [points(*one) for one in estimates]), flush=True)
+            print(row(protocol.split_seeds[0], shot, domain, [points(*one) for one in estimates]), flush=True)
