@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from models.episodes import mean_shares
 from models.grams import EpisodeGrams
-from models.logistic import fit_logistic
+from models.logistic import DualWeights, fit_logistic
 from models.nearest import support_as_queries
 from models.strength import ByShot, within
 from models.temperature import SCALES
@@ -58,17 +58,18 @@ class FineTuning(nn.Module):
         left-out items say has no gradient.
         """
 
-        def tuned(support: EpisodeGrams) -> Float[Tensor, "batch support way"]:
-            return fit_logistic(gram, support.membership, INVERSE_PENALTY, steps=STEPS).logits(gram)
+        def fit(episodes: EpisodeGrams) -> DualWeights:
+            return fit_logistic(gram, episodes.membership, INVERSE_PENALTY, steps=STEPS)
 
         with torch.no_grad():
             judged = that_can_be_left_out(grams)
             parts = list(folds(gram, judged))
-            held_out, held_out_tuned = (left_out(answer, parts, grams) for answer in (nearest, tuned))
+            held_out = left_out(nearest, parts, grams)
+            held_out_tuned = left_out(lambda rest: fit(rest).logits(gram), parts, grams)
             probability = probability_of_better(held_out_tuned, held_out, judged)
             unit = spread(held_out, judged) / spread(held_out_tuned, judged).clamp(min=1e-6)
         share = probability.unsqueeze(-1) * within(self.strength(grams.shots), 0.0, 1.0)
-        classifier = fit_logistic(gram, grams.membership, INVERSE_PENALTY, steps=STEPS).logits(cross)
+        classifier = fit(grams).logits(cross)
         has_view = grams.query_presence.any(1).unsqueeze(-1)
         logits: Tensor = torch.lerp(before, has_view * unit[:, None, None] * classifier, share.unsqueeze(-1))
         return logits

@@ -66,14 +66,19 @@ def losses(learner: FusedLearner, episodes: Sequence[EpisodeBatch]) -> dict[str,
     """Return the accuracy lost without each departure, with its interval."""
     whole = accuracies(learner, episodes)
     lost = {}
-    for name, parts in PARTS.items():
-        without = deepcopy(learner)
-        with torch.no_grad():
-            for parameter in parts(without):
-                parameter.zero_()
-        lost[name] = estimate(whole - accuracies(without, episodes))
+    for name in PARTS:
+        lost[name] = estimate(whole - accuracies(without(learner, name), episodes))
     lost[CENTRING] = estimate(whole - accuracies(learner, [uncentred(batch) for batch in episodes]))
     return lost
+
+
+def without(learner: FusedLearner, part: str) -> FusedLearner:
+    """Return the same learner with nothing of one of `PARTS`."""
+    found = deepcopy(learner)
+    with torch.no_grad():
+        for parameter in PARTS[part](found):
+            parameter.zero_()
+    return found
 
 
 def accuracies(learner: FusedLearner, episodes: Sequence[EpisodeBatch]) -> torch.Tensor:

@@ -6,11 +6,9 @@ same learner without its fine-tuning, from nearest centroid, which it starts at,
 """
 
 from collections.abc import Iterator, Sequence
-from copy import deepcopy
 
-import torch
 from accuracy import points, show_progress
-from departures import head_of
+from departures import without
 from generated_features import class_splits
 
 from data_contracts.configs import BenchmarkConfig
@@ -32,15 +30,6 @@ KIND, NOT_TUNED = "metric", "not fine-tuned"
 BESIDE = (NOT_TUNED, UNTRAINED, REFERENCE)
 
 
-def without_fine_tuning(learner: FusedLearner) -> FusedLearner:
-    """Return the same learner with no strength of fine-tuning."""
-    found = deepcopy(learner)
-    with torch.no_grad():
-        for parameter in head_of(found).fine_tuning.parameters():
-            parameter.zero_()
-    return found
-
-
 def measure(
     training: Sequence[DomainData], test: Sequence[DomainData], config: BenchmarkConfig, report: Report
 ) -> Iterator[tuple[int, str, list[Estimate]]]:
@@ -51,8 +40,8 @@ def measure(
     learners, _ = trained_learners(config, training, classes, report)
     learner = learners[KIND]
     assert isinstance(learner, FusedLearner)
-    contenders = {KIND: learner, NOT_TUNED: without_fine_tuning(learner)}
-    contenders |= {name: learners[name] for name in BESIDE if name in learners}
+    contenders = {KIND: learner, NOT_TUNED: without(learner, "fine-tuning")}
+    contenders |= {name: learners[name] for name in (UNTRAINED, REFERENCE)}
     for shot in config.shots:
         for data in test:
             answers = compare(contenders, draw_episodes(data, classes, shot, config, seed))

@@ -1,7 +1,8 @@
 """Fine-tuning on one domain at a time, on small domains whose classes are clouds."""
 
 import torch
-from single_domains import measure, without_fine_tuning
+from departures import without
+from single_domains import measure
 from synthetic import make_domain
 
 from data_contracts.configs import BenchmarkConfig, TrainConfig
@@ -15,7 +16,7 @@ def test_learner_without_fine_tuning_is_else_the_same():
     with torch.no_grad():
         for parameter in learner.parameters():
             parameter.fill_(0.5)
-    found = without_fine_tuning(learner)
+    found = without(learner, "fine-tuning")
     values = {name: value.unique().tolist() for name, value in found.named_parameters()}
     assert {name for name, value in values.items() if value == [0.0]} == {
         name for name in values if "fine_tuning" in name
