@@ -158,7 +158,9 @@ def raw_grams(episodes: EpisodeBatch) -> EpisodeGrams:
         unit = normalize(domain.features[view.name][rows], dim=-1)
         views.append(torch.where(domain.presence[rows, number, None], unit, domain.means[view.name]))
     presence = torch.ones(len(rows), len(views), dtype=torch.bool)
-    items = PlacedItems(tuple(views), tuple(view.encoder_id for view in domain.views), support, query)
+    items = PlacedItems(
+        tuple(views), tuple(view.encoder_id for view in domain.views), support, query, domain.presence[rows]
+    )
     return gather_grams(items, presence, episodes.membership)
 
 

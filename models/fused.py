@@ -109,14 +109,16 @@ class FusedLearner(nn.Module):
 
     def calibrate(self, batches: Iterable[EpisodeBatch]) -> None:
         """Fit the temperature to episodes."""
-        logits, labels, shots = [], [], []
+        logits, labels, shots, coverages = [], [], [], []
         with torch.no_grad():
             for episodes in batches:
                 grams = self._grams(episodes)
-                logits.append(self._uncalibrated(grams, modality_numbers(episodes.domain.views)))
+                weights = self.view_weights(grams, modality_numbers(episodes.domain.views))
+                logits.append(self.head(grams, weights))
                 labels.append(episodes.query_labels)
                 shots.append(grams.shots)
-        self.temperature.fit(logits, labels, shots)
+                coverages.append(grams.coverage(weights))
+        self.temperature.fit(logits, labels, shots, coverages)
 
     def log_probabilities(self, episodes: EpisodeBatch) -> Float[Tensor, "batch query way"]:
         """Adapt to each episode's support and return log-probabilities of its queries."""
@@ -125,18 +127,16 @@ class FusedLearner(nn.Module):
 
     def classify(self, grams: EpisodeGrams, modalities: Int[Tensor, " view"]) -> Float[Tensor, "batch query way"]:
         """Return logits of the queries, whose softmax is calibrated."""
-        logits: Tensor = self.temperature(self._uncalibrated(grams, modalities), grams.shots)
-        return logits
-
-    def _uncalibrated(self, grams: EpisodeGrams, modalities: Int[Tensor, " view"]) -> Float[Tensor, "batch query way"]:
-        logits: Tensor = self.head(grams, self.view_weights(grams, modalities))
+        weights = self.view_weights(grams, modalities)
+        logits: Tensor = self.temperature(self.head(grams, weights), grams.shots, grams.coverage(weights))
         return logits
 
     def _grams(self, episodes: EpisodeBatch) -> EpisodeGrams:
         """Place the items of a batch once, with the strengths for its mean shot; padded queries get no view."""
         rows, support, query = distinct_rows(episodes)
         views = self.placed(episodes.domain, rows, episodes.shots.mean())
-        items = PlacedItems(tuple(views.values()), _encoders(episodes.domain.views), support, query)
+        own = episodes.domain.presence[rows]
+        items = PlacedItems(tuple(views.values()), _encoders(episodes.domain.views), support, query, own)
         grams = gather_grams(items, has_view(views), episodes.membership)
         is_query = (episodes.query_labels >= 0).unsqueeze(1)
         return replace(grams, query_presence=grams.query_presence & is_query)
@@ -164,7 +164,7 @@ class FusedLearner(nn.Module):
         rows = (domain.usable_labels >= 0).nonzero().flatten()
         views = self.placed(domain, rows, torch.tensor(1.0, device=rows.device))
         each = torch.arange(len(rows), device=rows.device).unsqueeze(0)
-        items = PlacedItems(tuple(views.values()), _encoders(domain.views), each, each[:, :0])
+        items = PlacedItems(tuple(views.values()), _encoders(domain.views), each, each[:, :0], domain.presence[rows])
         is_there = has_view(views).any(0)
         weights = self.view_weights.prior(modality_numbers(domain.views), is_there) * is_there
         weights = weights / weights.sum().clamp(min=1e-6)
@@ -236,17 +236,17 @@ class FusedModel:
         head = self.learner.head
         with torch.no_grad():
             if isinstance(head, WeighingHead):
-                grams = self._grams(self._placed_pool())
+                grams = self._grams(*self._placed_pool())
                 shares = head.reweigh(grams, self._weights(grams))[0].reshape(len(self.views), -1).sum(1)
                 weights = shares / shares.sum().clamp(min=1e-6)
             else:
-                weights = self._weights(self._grams(self._support()))[0]
+                weights = self._support_weights()
         return dict(zip((view.name for view in self.views), weights.tolist(), strict=True))
 
     def predict(self, data: DomainData) -> Float[Tensor, "item way"]:
         """Return calibrated class probabilities; an item without any view gets the uniform row."""
         with torch.no_grad():
-            grams = self._grams(self._place(data))
+            grams = self._grams(*self._place(data))
             return self.learner.classify(grams, modality_numbers(self.views))[0].softmax(-1)
 
     def uncertainty(self, data: DomainData) -> Float[Tensor, " item"] | None:
@@ -255,7 +255,7 @@ class FusedModel:
         if not isinstance(head, EnsembleHead):
             return None
         with torch.no_grad():
-            grams = self._grams(self._place(data))
+            grams = self._grams(*self._place(data))
             return head.uncertainty(grams, self._weights(grams))[0]
 
     def embed(self, data: DomainData) -> Float[Tensor, "item dim"]:
@@ -265,9 +265,8 @@ class FusedModel:
         that are compared need one space.
         """
         with torch.no_grad():
-            shares = self._weights(self._grams(self._support()))[0]
-            views = self._place(data).values()
-            return torch.cat([share**0.5 * items for share, items in zip(shares, views, strict=True)], dim=-1)
+            shares, (views, _) = self._support_weights(), self._place(data)
+            return torch.cat([share**0.5 * items for share, items in zip(shares, views.values(), strict=True)], dim=-1)
 
     def config(self) -> dict[str, Any]:
         """Return what rebuilds the model: views, classes and the ids of the pool."""
@@ -279,7 +278,7 @@ class FusedModel:
         }
 
     def weights(self) -> dict[str, Tensor]:
-        """Return the prior's numbers (`prior/…`), the pool, the means and the placed support."""
+        """Return the prior's numbers (`prior/…`), the pool, the means and the placed support with its `own` views."""
         return {**{f"prior/{name}": value for name, value in self.learner.weights().items()}, **self.tensors}
 
     @classmethod
@@ -299,7 +298,7 @@ class FusedModel:
     def _check(self) -> None:
         modality_numbers(self.views)
         support, pool, labels = len(self.tensors["labels"]), len(self.pool_ids), self.tensors["labels"]
-        shapes: dict[str, tuple[int, ...]] = {"shot": (), "labels": (support,)}
+        shapes: dict[str, tuple[int, ...]] = {"shot": (), "labels": (support,), "own": (support, len(self.views))}
         for view in self.views:
             shapes |= {f"mean/{view.name}": (view.dim,)}
             basis = self.learner.placement.bases.get(view.encoder_id)
@@ -317,7 +316,8 @@ class FusedModel:
     def _support(self) -> dict[str, Float[Tensor, "support _"]]:
         return {view.name: self.tensors[f"support/{view.name}"] for view in self.views}
 
-    def _place(self, data: DomainData) -> dict[str, Float[Tensor, "item _"]]:
+    def _place(self, data: DomainData) -> tuple[dict[str, Float[Tensor, "item _"]], Bool[Tensor, "item view"]]:
+        """Place items; returns also which views they came with."""
         numbers = {view.name: number for number, view in enumerate(data.views)}
         rows = {
             view.name: centre(
@@ -329,28 +329,31 @@ class FusedModel:
         }
         position = {item_id: number for number, item_id in enumerate(self.pool_ids)}
         numbers_in_pool = [position.get(item_id, -1) for item_id in data.item_ids]
-        own = torch.tensor(numbers_in_pool, dtype=torch.long, device=data.labels.device)
-        return self._placed(rows, own)
+        at = torch.tensor(numbers_in_pool, dtype=torch.long, device=data.labels.device)
+        return self._placed(rows, at)
 
-    def _placed_pool(self) -> dict[str, Float[Tensor, "pool _"]]:
+    def _placed_pool(self) -> tuple[dict[str, Float[Tensor, "pool _"]], Bool[Tensor, "pool view"]]:
         return self._placed(self._pool(), torch.arange(len(self.pool_ids), device=self.tensors["labels"].device))
 
     def _placed(
-        self, rows: Mapping[str, Float[Tensor, "item _"]], own: Int[Tensor, " item"]
-    ) -> dict[str, Float[Tensor, "item _"]]:
-        """Place centred rows; `own` is where the pool holds them, -1 if it does not."""
-        is_same = own[:, None] == torch.arange(len(self.pool_ids), device=own.device)
-        return self.learner.place(self.views, rows, self._pool(), is_same, self.tensors["shot"])
+        self, rows: Mapping[str, Float[Tensor, "item _"]], at: Int[Tensor, " item"]
+    ) -> tuple[dict[str, Float[Tensor, "item _"]], Bool[Tensor, "item view"]]:
+        """Place centred rows, which the pool holds `at` these positions, -1 if it does not."""
+        is_same = at[:, None] == torch.arange(len(self.pool_ids), device=at.device)
+        return self.learner.place(self.views, rows, self._pool(), is_same, self.tensors["shot"]), has_view(rows)
 
     def _pool(self) -> dict[str, Float[Tensor, "pool _"]]:
         return {view.name: self.tensors[f"pool/{view.name}"].float() for view in self.views}
+
+    def _support_weights(self) -> Float[Tensor, " view"]:
+        return self._weights(self._grams(self._support(), self.tensors["own"]))[0]
 
     def _weights(self, grams: EpisodeGrams) -> Float[Tensor, "1 view"]:
         """Return the view weights that the head is given."""
         weights: Tensor = self.learner.view_weights(grams, modality_numbers(self.views))
         return weights
 
-    def _grams(self, queries: Mapping[str, Float[Tensor, "item _"]]) -> EpisodeGrams:
+    def _grams(self, queries: Mapping[str, Float[Tensor, "item _"]], own: Bool[Tensor, "item view"]) -> EpisodeGrams:
         support = self._support()
         n_support, n_query = len(self.tensors["labels"]), len(next(iter(queries.values())))
         each = torch.arange(n_support + n_query, device=self.tensors["labels"].device).unsqueeze(0)
@@ -359,6 +362,7 @@ class FusedModel:
             _encoders(self.views),
             each[:, :n_support],
             each[:, n_support:],
+            torch.cat([self.tensors["own"], own]),
         )
         return EpisodeGrams(
             support=torch.stack([support[name] @ support[name].T for name in support]).unsqueeze(0),
@@ -390,6 +394,7 @@ def fit_model(learner: FusedLearner, domain: DomainData, support: Int[Tensor, " 
     tensors = {
         "shot": shot,
         "labels": labels,
+        "own": domain.presence[support],
         **{f"mean/{name}": mean for name, mean in domain.means.items()},
         **{f"pool/{name}": items.half() for name, items in pool.items()},
         **{f"support/{name}": items for name, items in placed.items()},

@@ -6,6 +6,7 @@ them takes views and encoders it has never met. A whole batch of episodes shares
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,17 +19,27 @@ LIKENESS = 0.3
 """Cosine that two items of a class are taken to have in a view, where none of its support shows what it is."""
 
 
+class Coverage(NamedTuple):
+    """Share of the views, by weight, that items came with."""
+
+    support: Float[Tensor, " batch"]
+    """Mean over the items."""
+    query: Float[Tensor, "batch query"]
+
+
 @dataclass(frozen=True)
 class PlacedItems:
     """The items behind a batch of episodes: one matrix per view, and which of its rows each episode uses.
 
-    A view without an encoder's id is no part of the common space.
+    A view without an encoder's id is no part of the common space. Items came with their `own` views; what else they
+    have was filled.
     """
 
     views: tuple[Float[Tensor, "row _"], ...]
     encoder_ids: tuple[str | None, ...]
     support: Int[Tensor, "batch support"]
     query: Int[Tensor, "batch query"]
+    own: Bool[Tensor, "row view"]
 
     def common(
         self, weights: Float[Tensor, "batch view"], matrix: Float[Tensor, "out common"] | None = None
@@ -114,6 +125,14 @@ class EpisodeGrams:
     def is_real(self) -> Float[Tensor, "batch support"]:
         """1 for support items, 0 for padding."""
         return self.membership.sum(-1)
+
+    def coverage(self, weights: Float[Tensor, "batch view"]) -> Coverage:
+        """Return the share of the views that items came with; `weights` sum to 1 over views."""
+        own = self.items.own.float()
+        of_query, of_support = (
+            torch.einsum("bv,biv->bi", weights, own[rows]) for rows in (self.items.query, self.items.support)
+        )
+        return Coverage((of_support * self.is_real).sum(1) / self.is_real.sum(1).clamp(min=1), of_query)
 
     def fused(
         self, weights: Float[Tensor, "batch view"]

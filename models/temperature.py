@@ -2,7 +2,8 @@
 
 What a learner decides and how sure it is of that are learned apart. Training compares decisions at the temperature that
 suits a batch best, since noisy domains would otherwise buy calibration with the accuracy of clear ones. The temperature
-itself is fitted at the end.
+itself is fitted at the end. It differs between queries of an episode: one that lacks views is answered with less
+certainty, though what it lacks was filled. None of this changes which class is the likeliest.
 """
 
 from collections.abc import Sequence
@@ -11,6 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+
+from models.grams import Coverage
 
 SCALES = tuple(2 ** (step / 2) for step in range(-8, 9))
 SHOTS = (1, 2, 5, 10)
@@ -24,40 +27,48 @@ The first bounds them where certainty never costs or never pays; the second keep
 its neighbours'.
 """
 
+LEAST_COVERAGE = 0.05
+"""Less counts as this much."""
+
 
 class Temperature(nn.Module):
-    """Multiply logits by a number that is fitted at each of `SHOTS`; at the start it is 1.
+    """Multiply logits by a scale that follows the shot and what views the items came with; at the start it is 1.
 
-    Between them its logarithm is linear in that of the shot.
+    The scale is fitted at each of `SHOTS`; between them its logarithm is linear in that of the shot. Where views are
+    missing it is multiplied by a power of the coverage of the query, and by one of that of the support.
     """
 
     log_scales: Tensor
+    exponents: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("log_scales", torch.zeros(len(SHOTS)))
+        self.register_buffer("exponents", torch.zeros(2))
 
     def forward(
-        self, logits: Float[Tensor, "batch query way"], shots: Float[Tensor, " batch"]
+        self, logits: Float[Tensor, "batch query way"], shots: Float[Tensor, " batch"], coverage: Coverage
     ) -> Float[Tensor, "batch query way"]:
         """Return logits whose softmax is calibrated."""
-        return _scaled(logits, _at(self.log_scales, shots))
+        return _scaled(logits, _log_scale(self.log_scales, self.exponents, shots, coverage))
 
     def fit(
         self,
         logits: Sequence[Float[Tensor, "_ _ way"]],
         labels: Sequence[Int[Tensor, "_ _"]],
         shots: Sequence[Float[Tensor, " _"]],
+        coverages: Sequence[Coverage],
     ) -> None:
         """Minimise the cross-entropy of batches of episodes, with a small penalty; a label of -1 is padding."""
         log_scales = torch.zeros_like(self.log_scales, requires_grad=True)
-        optimiser = torch.optim.LBFGS([log_scales], max_iter=FITTING_STEPS, line_search_fn="strong_wolfe")
+        exponents = torch.zeros_like(self.exponents, requires_grad=True)
+        optimiser = torch.optim.LBFGS([log_scales, exponents], max_iter=FITTING_STEPS, line_search_fn="strong_wolfe")
 
         def loss() -> Tensor:
             optimiser.zero_grad()
             each = []
-            for part, wanted, shot in zip(logits, labels, shots, strict=True):
-                log_scale = _at(log_scales, shot)
+            for part, wanted, shot, coverage in zip(logits, labels, shots, coverages, strict=True):
+                log_scale = _log_scale(log_scales, exponents, shot, coverage)
                 penalty = PENALTY * log_scale.square().mean()
                 each.append(_cross_entropy(_scaled(part, log_scale), wanted) + penalty)
             total = torch.stack(each).mean() + PENALTY * log_scales.diff().square().sum()
@@ -67,6 +78,7 @@ class Temperature(nn.Module):
         with torch.enable_grad():
             optimiser.step(loss)  # type: ignore[no-untyped-call]
         self.log_scales.copy_(log_scales.detach())
+        self.exponents.copy_(exponents.detach())
 
 
 def decision_loss(logits: Float[Tensor, "batch query way"], labels: Int[Tensor, "batch query"]) -> Float[Tensor, ""]:
@@ -74,6 +86,16 @@ def decision_loss(logits: Float[Tensor, "batch query way"], labels: Int[Tensor, 
     with torch.no_grad():
         scale = min(SCALES, key=lambda scale: _cross_entropy(scale * logits, labels).item())
     return _cross_entropy(scale * logits, labels)
+
+
+def _log_scale(
+    log_scales: Float[Tensor, " shot"],
+    exponents: Float[Tensor, "2"],
+    shots: Float[Tensor, " batch"],
+    coverage: Coverage,
+) -> Float[Tensor, "batch query"]:
+    of_query, of_support = (share.clamp(min=LEAST_COVERAGE).log() for share in (coverage.query, coverage.support))
+    return exponents[0] * of_query + (exponents[1] * of_support + _at(log_scales, shots)).unsqueeze(-1)
 
 
 def _at(log_scales: Float[Tensor, " shot"], shots: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
@@ -86,9 +108,9 @@ def _at(log_scales: Float[Tensor, " shot"], shots: Float[Tensor, " batch"]) -> F
 
 
 def _scaled(
-    logits: Float[Tensor, "batch query way"], log_scale: Float[Tensor, " batch"]
+    logits: Float[Tensor, "batch query way"], log_scale: Float[Tensor, "batch query"]
 ) -> Float[Tensor, "batch query way"]:
-    return log_scale.exp()[:, None, None] * logits
+    return log_scale.exp().unsqueeze(-1) * logits
 
 
 def _cross_entropy(logits: Float[Tensor, "batch query way"], labels: Int[Tensor, "batch query"]) -> Float[Tensor, ""]:

@@ -27,8 +27,8 @@ from models.metrics import accuracy_per_episode, estimate
 from models.temperature import SHOTS as CALIBRATION_SHOTS
 
 VALIDATION_EPISODES = 40
-CALIBRATION_EPISODES = 20
-"""Of every shot, domain and part of the classes."""
+CALIBRATION_EPISODES = {0.0: 20, 0.5: 5, 0.9: 5}
+"""Of every shot, domain and part of the classes, by the rate at which views are hidden."""
 
 EPISODES_AT_ONCE = 32
 """A larger meta-batch is worked through in parts, which bounds memory. A loss that is taken at the temperature that
@@ -159,7 +159,7 @@ def validation_episodes(domains: Sequence[DomainData], config: TrainConfig) -> l
         EpisodeTooSmall: no domain has.
     """
     classes = split_classes(domains, config).validation
-    episodes = _episodes_of(classes, domains, config, config.shots, VALIDATION_EPISODES)
+    episodes = list(_episodes_of(classes, domains, config, config.shots, VALIDATION_EPISODES))
     if not episodes:
         raise EpisodeTooSmall(
             f"no training domain has {config.n_way} of the {len(classes)} validation classes with "
@@ -170,16 +170,14 @@ def validation_episodes(domains: Sequence[DomainData], config: TrainConfig) -> l
 
 
 def _episodes_of(
-    classes: tuple[str, ...], domains: Sequence[DomainData], config: TrainConfig, shots: Iterable[int], count: int
-) -> list[EpisodeBatch]:
+    classes: tuple[str, ...], domains: Iterable[DomainData], config: TrainConfig, shots: Iterable[int], count: int
+) -> Iterator[EpisodeBatch]:
     generator = torch.Generator().manual_seed(config.seed + 1)
-    episodes = []
     for domain in domains:
         sampler = EpisodeSampler(domain, classes)
         for shot in shots:
             if len(sampler.usable_classes(shot + 1)) >= config.n_way:
-                episodes.append(sampler.sample(count, config.n_way, shot, config.n_query, generator))
-    return episodes
+                yield sampler.sample(count, config.n_way, shot, config.n_query, generator)
 
 
 def validation_accuracies(prior: Prior, batches: Sequence[EpisodeBatch]) -> Float[Tensor, " episode"]:
@@ -265,13 +263,19 @@ class _Run:
         yield from self.validation_episodes
 
     def _calibration_episodes(self) -> Iterator[EpisodeBatch]:
-        """Yield episodes of one part of the classes after another; by then statistics are those of the other parts."""
+        """Yield episodes of one part of the classes after another; by then statistics are those of the other parts.
+
+        Views are hidden in some: how sure to be of an answer depends on what it is made from.
+        """
         shots = sorted({*self.config.shots, *CALIBRATION_SHOTS})
+        generator = torch.Generator().manual_seed(self.config.seed + 2)
         parts = (*self.split.folds, self.split.validation)
         for asked in parts:
             others = tuple(name for part in parts if part is not asked for name in part)
             self.learner.fit_statistics(self.domains, others)
-            yield from _episodes_of(asked, self.domains, self.config, shots, CALIBRATION_EPISODES)
+            for rate, count in CALIBRATION_EPISODES.items():
+                domains = (domain.with_view_dropout(rate, generator) for domain in self.domains)
+                yield from _episodes_of(asked, domains, self.config, shots, count)
 
     def progress(self, step: int, loss: float | None) -> TrainProgress:
         return TrainProgress(step, loss, self.last_accuracy, self._state())

@@ -69,7 +69,9 @@ def gather(batch: EpisodeBatch) -> EpisodeGrams:
     """Return episodes as similarities of items that are centred and nothing else."""
     rows, support, query = distinct_rows(batch)
     views = tuple(centred_views(batch.domain, rows).values())
-    items = PlacedItems(views, tuple(view.encoder_id for view in batch.domain.views), support, query)
+    items = PlacedItems(
+        views, tuple(view.encoder_id for view in batch.domain.views), support, query, batch.domain.presence[rows]
+    )
     return gather_grams(items, batch.domain.presence[rows], batch.membership)
 
 
@@ -98,6 +100,7 @@ def departed_learner(kind: str = "metric", domains: Sequence[DomainData] = ()) -
     with torch.no_grad():
         for parameter in learner.parameters():
             parameter.add_(0.3 * torch.rand(parameter.shape, generator=generator) + 0.1)
+    learner.temperature.exponents.copy_(torch.tensor([0.4, 0.6]))
     if domains:
         learner.meet(domains)
         learner.fit_statistics(domains, domains[0].classes)

@@ -15,7 +15,9 @@ from models.grams import LIKENESS, EpisodeGrams, PlacedItems, distinct_rows, gat
 def grams_of(batch: EpisodeBatch) -> EpisodeGrams:
     rows, support, query = distinct_rows(batch)
     views = tuple(centred_views(batch.domain, rows).values())
-    items = PlacedItems(views, tuple(view.encoder_id for view in batch.domain.views), support, query)
+    items = PlacedItems(
+        views, tuple(view.encoder_id for view in batch.domain.views), support, query, batch.domain.presence[rows]
+    )
     return gather_grams(items, batch.domain.presence[rows], batch.membership)
 
 
@@ -33,8 +35,20 @@ def by_hand(support: list[list[float]], queries: list[list[float]], labels: list
             ("words-1",),
             torch.arange(len(own))[None],
             torch.arange(len(own), len(own) + len(others))[None],
+            torch.cat([own, others]).any(1, keepdim=True),
         ),
     )
+
+
+def test_coverage_is_the_weight_of_the_views_that_items_came_with_whatever_was_filled_and_padding_apart():
+    grams = by_hand([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]], [0, 1, 0], 2)
+    two_views = torch.tensor([[1, 1], [0, 1], [0, 0], [1, 0], [0, 0]], dtype=torch.bool)
+    padded = grams.membership * torch.tensor([1.0, 1.0, 0.0])[None, :, None]
+    found = replace(grams, items=replace(grams.items, own=two_views), membership=padded).coverage(
+        torch.tensor([[0.7, 0.3]])
+    )
+    torch.testing.assert_close(found.support, torch.tensor([(1.0 + 0.3) / 2]))
+    torch.testing.assert_close(found.query, torch.tensor([[0.7, 0.0]]))
 
 
 def test_distinct_rows_name_every_row_once_and_lead_back():

@@ -4,6 +4,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from models.episodes import one_hot
+from models.grams import Coverage
 from models.temperature import Temperature, decision_loss
 
 
@@ -13,6 +14,11 @@ def problem(n_episodes: int = 40, scale: float = 1.0, seed: int = 0) -> tuple[Te
     honest = 2 * torch.randn(n_episodes, 50, 5, generator=draw)
     labels = torch.multinomial(honest.softmax(-1).flatten(0, 1), 1, generator=draw).view(n_episodes, 50)
     return scale * honest, labels
+
+
+def whole(logits: Tensor) -> Coverage:
+    """Nothing is missing."""
+    return Coverage(torch.ones(len(logits)), torch.ones(logits.shape[:2]))
 
 
 def test_decisions_are_compared_at_the_best_temperature():
@@ -42,9 +48,28 @@ def test_temperature_is_found_for_each_shot():
     (sure, labels), (unsure, others) = problem(scale=3.0), problem(scale=0.5, seed=1)
     shots = [torch.full((40,), shot) for shot in (1.0, 5.0)]
     temperature = Temperature()
-    temperature.fit([sure, unsure], [labels, others], shots)
-    assert temperature(sure, shots[0]).std() / sure.std() == pytest.approx(1 / 3, rel=0.1)
-    assert temperature(unsure, shots[1]).std() / unsure.std() == pytest.approx(2.0, rel=0.1)
+    temperature.fit([sure, unsure], [labels, others], shots, [whole(sure), whole(unsure)])
+    assert temperature(sure, shots[0], whole(sure)).std() / sure.std() == pytest.approx(1 / 3, rel=0.1)
+    assert temperature(unsure, shots[1], whole(unsure)).std() / unsure.std() == pytest.approx(2.0, rel=0.1)
+
+
+def test_powers_of_the_coverage_are_found_and_where_nothing_is_missing_they_change_nothing():
+    honest, labels = problem(n_episodes=80)
+    draw = torch.Generator().manual_seed(2)
+    coverage = Coverage(*(0.1 + 0.9 * torch.rand(*shape, generator=draw) for shape in ((80,), (80, 50))))
+    too_sure = honest / (coverage.query**0.5 * coverage.support[:, None] ** 1.5).unsqueeze(-1)
+    shots, temperature = torch.full((80,), 2.0), Temperature()
+    temperature.fit([too_sure, honest], [labels, labels], [shots, shots], [coverage, whole(honest)])
+    torch.testing.assert_close(temperature.exponents, torch.tensor([0.5, 1.5]), atol=0.15, rtol=0)
+    torch.testing.assert_close(temperature(honest, shots, whole(honest)), honest, rtol=0.1, atol=0)
+    torch.testing.assert_close(temperature(too_sure, shots, coverage), honest, rtol=0.3, atol=0)
+
+
+def test_query_without_any_view_has_a_finite_temperature():
+    logits, labels = problem()
+    temperature, nothing = Temperature(), Coverage(torch.zeros(40), torch.zeros(40, 50))
+    temperature.fit([logits], [labels], [torch.ones(40)], [nothing])
+    assert temperature(logits, torch.ones(40), nothing).isfinite().all()
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -53,23 +78,23 @@ def test_temperature_is_bounded_where_certainty_never_costs_or_never_pays(sign):
     labels = torch.arange(50).remainder(2).expand(40, 50)
     logits = sign * one_hot(labels, 2)
     temperature = Temperature()
-    temperature.fit([logits], [labels], [torch.ones(40)])
+    temperature.fit([logits], [labels], [torch.ones(40)], [whole(logits)])
     assert 2 < sign * temperature.log_scales.mean().item() < 5
 
 
 def test_scale_is_of_the_type_of_the_numbers_it_was_fitted_to():
     (logits, labels), shots, temperature = problem(), torch.ones(40, dtype=torch.float64), Temperature()
-    temperature.fit([logits], [labels], [shots])
-    assert temperature(logits, shots).dtype == torch.float32
+    temperature.fit([logits], [labels], [shots], [whole(logits)])
+    assert temperature(logits, shots, whole(logits)).dtype == torch.float32
 
 
 def test_nothing_is_scaled_at_the_start_and_fitting_again_starts_anew():
     logits, labels = problem(scale=3.0)
     shots, temperature = torch.ones(40), Temperature()
-    assert torch.equal(temperature(logits, shots), logits)
-    temperature.fit([logits], [labels], [shots])
+    assert torch.equal(temperature(logits, shots, whole(logits)), logits)
+    temperature.fit([logits], [labels], [shots], [whole(logits)])
     once = temperature.log_scales.clone()
-    temperature.fit([logits], [labels], [shots])
+    temperature.fit([logits], [labels], [shots], [whole(logits)])
     assert torch.equal(temperature.log_scales, once)
     torch.testing.assert_close(once, once[:1].expand(4), atol=1e-3, rtol=0)
 
@@ -78,5 +103,6 @@ def test_temperature_between_two_shots_lies_between_theirs_and_is_kept_beyond_al
     temperature = Temperature()
     temperature.log_scales.copy_(torch.tensor([0.0, 1.0, -1.0, 0.5]))
     asked = torch.tensor([0.5, 1.0, 2**0.5, 2.0, 10**0.5, 5.0, 10.0, 20.0])
-    found = temperature(torch.ones(8, 1, 1), asked).log().flatten()
+    ones = torch.ones(8, 1, 1)
+    found = temperature(ones, asked, whole(ones)).log().flatten()
     torch.testing.assert_close(found, torch.tensor([0.0, 0.0, 0.5, 1.0, 0.0, -1.0, 0.5, 0.5]), atol=1e-6, rtol=0)

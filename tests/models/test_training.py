@@ -17,7 +17,7 @@ from models.episodes import EpisodeBatch
 from models.features import DomainData
 from models.fused import FusedLearner
 from models.fusion import modality_numbers
-from models.grams import EpisodeGrams
+from models.grams import Coverage, EpisodeGrams
 from models.metric.prototypical import PrototypicalHead
 from models.metrics import accuracy_per_episode, estimate
 from models.training import TrainProgress, fit_to_data, large_classes, split_classes, train
@@ -335,6 +335,30 @@ def test_learner_is_calibrated_at_shots_that_it_was_not_trained_with(domains):
     for head in (PrototypicalHead(), HeadOfSuddenSureness()):
         learner = FusedLearner("metric", head)
         list(train(learner, domains, CONFIG.model_copy(update={"steps": 0, "shots": (1, 5)})))
-        scales.append(learner.temperature(torch.ones(3, 1, 1), torch.tensor([1.0, 2.0, 5.0])).flatten())
+        ones = torch.ones(3, 1, 1)
+        whole = Coverage(torch.ones(3), torch.ones(3, 1))
+        scales.append(learner.temperature(ones, torch.tensor([1.0, 2.0, 5.0]), whole).flatten())
     even, sudden = scales
     torch.testing.assert_close(even / sudden, torch.tensor([1.0, 8.0, 1.0]), rtol=0.1, atol=0.0)
+
+
+def test_learner_of_whole_items_knows_how_much_less_to_be_sure_of_items_that_lack_views():
+    whole = [make_domain(f"toys-{seed}", classes=15, per_class=12, seed=seed) for seed in (1, 2)]
+    learner = build_learner("metric")
+    assert isinstance(learner, FusedLearner)
+    list(train(learner, whole, CONFIG.model_copy(update={"steps": 0})))
+    new = make_domain("new", classes=class_names(8, start=20), per_class=12, seed=3)
+    episodes = draw(new.with_view_dropout(0.9, torch.Generator().manual_seed(0)), batch=100, n_shot=3)
+    informed = negative_log_likelihood(learner, episodes)
+    learner.temperature.exponents.zero_()
+    uninformed = negative_log_likelihood(learner, episodes)
+    gain = estimate(uninformed - informed)
+    assert gain.mean > 0.1
+    assert gain.mean > gain.ci95
+
+
+def negative_log_likelihood(learner: FusedLearner, episodes: EpisodeBatch) -> Tensor:
+    """Of every query, mean over an episode."""
+    with torch.no_grad():
+        answers = learner.log_probabilities(episodes)
+    return -answers.gather(-1, episodes.query_labels.unsqueeze(-1)).squeeze(-1).mean(1)

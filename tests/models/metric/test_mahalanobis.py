@@ -16,7 +16,13 @@ def episode(n_shot: int) -> tuple[EpisodeGrams, Tensor, Tensor, Tensor]:
     batch = draw(make_domain(), batch=1, n_way=4, n_shot=n_shot)
     rows, support, query = distinct_rows(batch)
     views = centred_views(batch.domain, rows)
-    items = PlacedItems(tuple(views.values()), tuple(view.encoder_id for view in batch.domain.views), support, query)
+    items = PlacedItems(
+        tuple(views.values()),
+        tuple(view.encoder_id for view in batch.domain.views),
+        support,
+        query,
+        batch.domain.presence[rows],
+    )
     joined = torch.cat([w**0.5 * items for w, items in zip(WEIGHTS, views.values(), strict=True)], dim=-1).double()
     grams = gather_grams(items, batch.domain.presence[rows], batch.membership)
     return grams, joined[support[0]], batch.support_labels[0], joined[query[0]]

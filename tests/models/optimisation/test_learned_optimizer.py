@@ -32,7 +32,13 @@ def episodes(batch: int = 1, *, seed: int = 0) -> tuple[EpisodeGrams, Tensor, Te
     drawn = draw(make_domain(), batch=batch, n_way=4, n_shot=3, seed=seed)
     rows, support, query = distinct_rows(drawn)
     views = centred_views(drawn.domain, rows)
-    items = PlacedItems(tuple(views.values()), tuple(view.encoder_id for view in drawn.domain.views), support, query)
+    items = PlacedItems(
+        tuple(views.values()),
+        tuple(view.encoder_id for view in drawn.domain.views),
+        support,
+        query,
+        drawn.domain.presence[rows],
+    )
     grams = gather_grams(items, drawn.domain.presence[rows], drawn.membership)
     joined = torch.cat([w**0.5 * items for w, items in zip(WEIGHTS, views.values(), strict=True)], dim=-1)
     return grams, joined[support[0]], drawn.support_labels[0], joined[query[0]]

@@ -8,6 +8,7 @@ from models.catalogue import CATALOGUE
 from models.common_space import projection
 from models.geometry import centred_views
 from models.grams import EpisodeGrams, PlacedItems, distinct_rows, gather_grams
+from models.nearest import support_as_queries
 from models.optimisation.inner_loop import Goal, Layer, adapt_and_score
 from models.optimisation.maml import MamlHead
 
@@ -21,7 +22,9 @@ def make_episodes(*, n_shot: int = N_SHOT, dtype: torch.dtype = torch.float32) -
     batch = draw(make_domain(), batch=2, n_way=N_WAY, n_shot=n_shot)
     rows, support, query = distinct_rows(batch)
     views = tuple(items.to(dtype) for items in centred_views(batch.domain, rows).values())
-    items = PlacedItems(views, tuple(view.encoder_id for view in batch.domain.views), support, query)
+    items = PlacedItems(
+        views, tuple(view.encoder_id for view in batch.domain.views), support, query, batch.domain.presence[rows]
+    )
     return gather_grams(items, batch.domain.presence[rows], batch.membership.to(dtype)), batch.query_labels
 
 
@@ -98,14 +101,7 @@ def test_inner_loss_falls_at_a_strength_of_one(head):
     grams, _ = make_episodes()
     with torch.no_grad():
         head.strengths.level.fill_(1.0)
-    as_queries = EpisodeGrams(
-        grams.support,
-        grams.support,
-        grams.support_presence,
-        grams.support_presence,
-        grams.membership,
-        PlacedItems(grams.items.views, grams.items.encoder_ids, grams.items.support, grams.items.support),
-    )
+    as_queries = support_as_queries(grams)
     before = head.nearest.held_out(grams, WEIGHTS)
     after = before + head(as_queries, WEIGHTS) - head.nearest(as_queries, WEIGHTS)
     labels = grams.membership.argmax(-1)

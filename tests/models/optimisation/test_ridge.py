@@ -33,7 +33,13 @@ def episode() -> tuple[EpisodeGrams, Tensor, Tensor, Tensor]:
     batch = draw(make_domain(missing=0.2), batch=1, n_way=4, n_shot=SHOT)
     rows, support, query = distinct_rows(batch)
     views = centred_views(batch.domain, rows)
-    items = PlacedItems(tuple(views.values()), tuple(view.encoder_id for view in batch.domain.views), support, query)
+    items = PlacedItems(
+        tuple(views.values()),
+        tuple(view.encoder_id for view in batch.domain.views),
+        support,
+        query,
+        batch.domain.presence[rows],
+    )
     grams = gather_grams(items, batch.domain.presence[rows], batch.membership)
     joined = torch.cat([w**0.5 * items for w, items in zip(WEIGHTS[0], views.values(), strict=True)], dim=-1)
     return grams, joined[support[0]], batch.support_labels[0], joined[query[0]]
@@ -104,8 +110,8 @@ def test_class_with_more_labels_is_not_favoured_where_nothing_is_known(head):
     rows, support, _ = distinct_rows(batch)
     views = tuple(centred_views(batch.domain, rows).values())
     views = tuple(torch.cat([items, torch.zeros(1, items.shape[1])]) for items in views)
-    items = PlacedItems(views, ("a", "b", "c"), support, torch.tensor([[len(rows)]]))
     presence = torch.cat([batch.domain.presence[rows], torch.zeros(1, 3, dtype=torch.bool)])
+    items = PlacedItems(views, ("a", "b", "c"), support, torch.tensor([[len(rows)]]), presence)
     grams = gather_grams(items, presence, one_hot(labels, 2).float()[None])
     logits = head(grams, WEIGHTS)
     assert logits.shape == (1, 1, 2)
