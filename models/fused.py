@@ -37,7 +37,7 @@ from models.heads import (
 from models.metrics import accuracy_per_episode, estimate
 from models.placement import Placement, centred_pool
 from models.strength import ByShot
-from models.temperature import Temperature
+from models.temperature import Temperature, Uncalibrated
 
 PLENTY = 100
 """Labelled items of a class that are plenty: of a larger class the first so many are taken."""
@@ -107,18 +107,16 @@ class FusedLearner(nn.Module):
         if gain.mean <= gain.ci95:
             self.head.drop()
 
-    def calibrate(self, batches: Iterable[EpisodeBatch]) -> None:
-        """Fit the temperature to episodes."""
-        logits, labels, shots, coverages = [], [], [], []
+    def calibrate(self, batches: Iterable[tuple[EpisodeBatch, bool]]) -> None:
+        """Fit the temperature to episodes, each batch with whether views were hidden in it."""
+        answers = []
         with torch.no_grad():
-            for episodes in batches:
+            for episodes, is_hidden in batches:
                 grams = self._grams(episodes)
                 weights = self.view_weights(grams, modality_numbers(episodes.domain.views))
-                logits.append(self.head(grams, weights))
-                labels.append(episodes.query_labels)
-                shots.append(grams.shots)
-                coverages.append(grams.coverage(weights))
-        self.temperature.fit(logits, labels, shots, coverages)
+                logits, coverage = self.head(grams, weights), grams.coverage(weights)
+                answers.append(Uncalibrated(logits, episodes.query_labels, grams.shots, coverage, is_hidden))
+        self.temperature.fit(answers)
 
     def log_probabilities(self, episodes: EpisodeBatch) -> Float[Tensor, "batch query way"]:
         """Adapt to each episode's support and return log-probabilities of its queries."""

@@ -107,6 +107,6 @@ class MetaLearner(Prior, Protocol):
         """Drop what does not pay on episodes of classes that no weight was trained on."""
         ...
 
-    def calibrate(self, batches: Iterable[EpisodeBatch]) -> None:
-        """Fit to episodes how sure the learner is of its answers."""
+    def calibrate(self, batches: Iterable[tuple[EpisodeBatch, bool]]) -> None:
+        """Fit to episodes how sure the learner is of its answers; each batch says whether views were hidden in it."""
         ...

@@ -6,7 +6,9 @@ itself is fitted at the end. It differs between queries of an episode: one that 
 certainty, though what it lacks was filled. None of this changes which class is the likeliest.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -20,6 +22,7 @@ SHOTS = (1, 2, 5, 10)
 """Numbers of labels per class that a temperature is fitted at: what a learner does may differ much between them."""
 
 FITTING_STEPS = 50
+ROUNDS = 3
 PENALTY = 1e-3
 """Penalty on the squares of logarithms of scales, and of their differences from shot to shot.
 
@@ -29,6 +32,17 @@ its neighbours'.
 
 LEAST_COVERAGE = 0.05
 """Less counts as this much."""
+
+
+class Uncalibrated(NamedTuple):
+    """What a learner answered to a batch of episodes, some of whose views may have been hidden on purpose."""
+
+    logits: Float[Tensor, "batch query way"]
+    labels: Int[Tensor, "batch query"]
+    """-1 is padding."""
+    shots: Float[Tensor, " batch"]
+    coverage: Coverage
+    is_hidden: bool = False
 
 
 class Temperature(nn.Module):
@@ -52,33 +66,20 @@ class Temperature(nn.Module):
         """Return logits whose softmax is calibrated."""
         return _scaled(logits, _log_scale(self.log_scales, self.exponents, shots, coverage))
 
-    def fit(
-        self,
-        logits: Sequence[Float[Tensor, "_ _ way"]],
-        labels: Sequence[Int[Tensor, "_ _"]],
-        shots: Sequence[Float[Tensor, " _"]],
-        coverages: Sequence[Coverage],
-    ) -> None:
-        """Minimise the cross-entropy of batches of episodes, with a small penalty; a label of -1 is padding."""
-        log_scales = torch.zeros_like(self.log_scales, requires_grad=True)
-        exponents = torch.zeros_like(self.exponents, requires_grad=True)
-        optimiser = torch.optim.LBFGS([log_scales, exponents], max_iter=FITTING_STEPS, line_search_fn="strong_wolfe")
+    def fit(self, answers: Sequence[Uncalibrated]) -> None:
+        """Minimise the cross-entropy, with a small penalty.
 
-        def loss() -> Tensor:
-            optimiser.zero_grad()
-            each = []
-            for part, wanted, shot, coverage in zip(logits, labels, shots, coverages, strict=True):
-                log_scale = _log_scale(log_scales, exponents, shot, coverage)
-                penalty = PENALTY * log_scale.square().mean()
-                each.append(_cross_entropy(_scaled(part, log_scale), wanted) + penalty)
-            total = torch.stack(each).mean() + PENALTY * log_scales.diff().square().sum()
-            total.backward()  # type: ignore[no-untyped-call]
-            return total
-
-        with torch.enable_grad():
-            optimiser.step(loss)  # type: ignore[no-untyped-call]
-        self.log_scales.copy_(log_scales.detach())
-        self.exponents.copy_(exponents.detach())
+        Scales are fitted to episodes as they are, powers to those in which views were hidden, in turn: how sure a
+        learner is of items that lack nothing does not depend on how much it loses where they do.
+        """
+        log_scales, exponents = torch.zeros_like(self.log_scales), torch.zeros_like(self.exponents)
+        whole, hidden = ([part for part in answers if part.is_hidden is wanted] for wanted in (False, True))
+        for _ in range(ROUNDS if hidden else 1):
+            for fitted, parts in ((log_scales, whole), (exponents, hidden)):
+                if parts:
+                    _minimise(partial(_loss, parts, log_scales, exponents), fitted)
+        self.log_scales.copy_(log_scales)
+        self.exponents.copy_(exponents)
 
 
 def decision_loss(logits: Float[Tensor, "batch query way"], labels: Int[Tensor, "batch query"]) -> Float[Tensor, ""]:
@@ -86,6 +87,33 @@ def decision_loss(logits: Float[Tensor, "batch query way"], labels: Int[Tensor, 
     with torch.no_grad():
         scale = min(SCALES, key=lambda scale: _cross_entropy(scale * logits, labels).item())
     return _cross_entropy(scale * logits, labels)
+
+
+@torch.enable_grad()
+def _minimise(loss: Callable[[], Tensor], fitted: Tensor) -> None:
+    """Move `fitted` to where the loss is least."""
+    fitted.requires_grad_()
+    optimiser = torch.optim.LBFGS([fitted], max_iter=FITTING_STEPS, line_search_fn="strong_wolfe")
+
+    def evaluate() -> Tensor:
+        optimiser.zero_grad()
+        total = loss()
+        total.backward()  # type: ignore[no-untyped-call]
+        return total
+
+    optimiser.step(evaluate)  # type: ignore[no-untyped-call]
+    fitted.requires_grad_(False)
+
+
+def _loss(
+    parts: Sequence[Uncalibrated], log_scales: Float[Tensor, " shot"], exponents: Float[Tensor, "2"]
+) -> Float[Tensor, ""]:
+    each = []
+    for part in parts:
+        log_scale = _log_scale(log_scales, exponents, part.shots, part.coverage)
+        penalty = PENALTY * log_scale.square().mean()
+        each.append(_cross_entropy(_scaled(part.logits, log_scale), part.labels) + penalty)
+    return torch.stack(each).mean() + PENALTY * log_scales.diff().square().sum()
 
 
 def _log_scale(

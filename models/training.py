@@ -262,10 +262,10 @@ class _Run:
         self.learner.fit_statistics(self.domains, (*self.split.folds[0], *self.split.folds[1]))
         yield from self.validation_episodes
 
-    def _calibration_episodes(self) -> Iterator[EpisodeBatch]:
+    def _calibration_episodes(self) -> Iterator[tuple[EpisodeBatch, bool]]:
         """Yield episodes of one part of the classes after another; by then statistics are those of the other parts.
 
-        Views are hidden in some: how sure to be of an answer depends on what it is made from.
+        Views are hidden in some, as is said of each: how sure to be of an answer depends on what it is made from.
         """
         shots = sorted({*self.config.shots, *CALIBRATION_SHOTS})
         generator = torch.Generator().manual_seed(self.config.seed + 2)
@@ -275,7 +275,8 @@ class _Run:
             self.learner.fit_statistics(self.domains, others)
             for rate, count in CALIBRATION_EPISODES.items():
                 domains = (domain.with_view_dropout(rate, generator) for domain in self.domains)
-                yield from _episodes_of(asked, domains, self.config, shots, count)
+                for episodes in _episodes_of(asked, domains, self.config, shots, count):
+                    yield episodes, rate > 0
 
     def progress(self, step: int, loss: float | None) -> TrainProgress:
         return TrainProgress(step, loss, self.last_accuracy, self._state())

@@ -77,7 +77,7 @@ def test_statistics_temperature_and_answers_are_those_of_the_cpu(kind, toys, dev
     answers = []
     for learner, data in ((here, toys), (there, toys.to(device.name))):
         learner.fit_statistics([data], data.classes[:4])
-        learner.calibrate([draw(data, 2, n_way=2, n_query=2)])
+        learner.calibrate([(draw(data, 2, n_way=2, n_query=2), is_hidden) for is_hidden in (False, True)])
         with torch.no_grad():
             answers.append(learner.log_probabilities(draw(data, 2, n_way=2, n_query=2)))
     device.check(answers[1], answers[0])

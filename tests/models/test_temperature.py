@@ -5,7 +5,7 @@ from torch.nn.functional import cross_entropy
 
 from models.episodes import one_hot
 from models.grams import Coverage
-from models.temperature import Temperature, decision_loss
+from models.temperature import Temperature, Uncalibrated, decision_loss
 
 
 def problem(n_episodes: int = 40, scale: float = 1.0, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -48,7 +48,12 @@ def test_temperature_is_found_for_each_shot():
     (sure, labels), (unsure, others) = problem(scale=3.0), problem(scale=0.5, seed=1)
     shots = [torch.full((40,), shot) for shot in (1.0, 5.0)]
     temperature = Temperature()
-    temperature.fit([sure, unsure], [labels, others], shots, [whole(sure), whole(unsure)])
+    temperature.fit(
+        [
+            Uncalibrated(sure, labels, shots[0], whole(sure)),
+            Uncalibrated(unsure, others, shots[1], whole(unsure)),
+        ]
+    )
     assert temperature(sure, shots[0], whole(sure)).std() / sure.std() == pytest.approx(1 / 3, rel=0.1)
     assert temperature(unsure, shots[1], whole(unsure)).std() / unsure.std() == pytest.approx(2.0, rel=0.1)
 
@@ -59,16 +64,35 @@ def test_powers_of_the_coverage_are_found_and_where_nothing_is_missing_they_chan
     coverage = Coverage(*(0.1 + 0.9 * torch.rand(*shape, generator=draw) for shape in ((80,), (80, 50))))
     too_sure = honest / (coverage.query**0.5 * coverage.support[:, None] ** 1.5).unsqueeze(-1)
     shots, temperature = torch.full((80,), 2.0), Temperature()
-    temperature.fit([too_sure, honest], [labels, labels], [shots, shots], [coverage, whole(honest)])
+    temperature.fit(
+        [
+            Uncalibrated(honest, labels, shots, whole(honest)),
+            Uncalibrated(too_sure, labels, shots, coverage, is_hidden=True),
+        ]
+    )
     torch.testing.assert_close(temperature.exponents, torch.tensor([0.5, 1.5]), atol=0.15, rtol=0)
     torch.testing.assert_close(temperature(honest, shots, whole(honest)), honest, rtol=0.1, atol=0)
     torch.testing.assert_close(temperature(too_sure, shots, coverage), honest, rtol=0.3, atol=0)
 
 
+def test_scale_of_what_lacks_nothing_is_the_same_with_and_without_items_that_do():
+    (logits, labels), shots = problem(scale=3.0), torch.ones(40)
+    whole_items = Uncalibrated(logits, labels, shots, whole(logits))
+    halves = Coverage(torch.full((40,), 0.5), torch.full((40, 50), 0.5))
+    hopeless = Uncalibrated(20 * logits, labels.roll(1, dims=0), shots, halves, is_hidden=True)
+    alone, both = Temperature(), Temperature()
+    alone.fit([whole_items])
+    both.fit([whole_items, hopeless])
+    assert both.exponents.min() > 1
+    torch.testing.assert_close(
+        both(logits, shots, whole(logits)), alone(logits, shots, whole(logits)), rtol=1e-3, atol=0
+    )
+
+
 def test_query_without_any_view_has_a_finite_temperature():
     logits, labels = problem()
     temperature, nothing = Temperature(), Coverage(torch.zeros(40), torch.zeros(40, 50))
-    temperature.fit([logits], [labels], [torch.ones(40)], [nothing])
+    temperature.fit([Uncalibrated(logits, labels, torch.ones(40), nothing, is_hidden=True)])
     assert temperature(logits, torch.ones(40), nothing).isfinite().all()
 
 
@@ -78,13 +102,13 @@ def test_temperature_is_bounded_where_certainty_never_costs_or_never_pays(sign):
     labels = torch.arange(50).remainder(2).expand(40, 50)
     logits = sign * one_hot(labels, 2)
     temperature = Temperature()
-    temperature.fit([logits], [labels], [torch.ones(40)], [whole(logits)])
+    temperature.fit([Uncalibrated(logits, labels, torch.ones(40), whole(logits))])
     assert 2 < sign * temperature.log_scales.mean().item() < 5
 
 
 def test_scale_is_of_the_type_of_the_numbers_it_was_fitted_to():
     (logits, labels), shots, temperature = problem(), torch.ones(40, dtype=torch.float64), Temperature()
-    temperature.fit([logits], [labels], [shots], [whole(logits)])
+    temperature.fit([Uncalibrated(logits, labels, shots, whole(logits))])
     assert temperature(logits, shots, whole(logits)).dtype == torch.float32
 
 
@@ -92,9 +116,9 @@ def test_nothing_is_scaled_at_the_start_and_fitting_again_starts_anew():
     logits, labels = problem(scale=3.0)
     shots, temperature = torch.ones(40), Temperature()
     assert torch.equal(temperature(logits, shots, whole(logits)), logits)
-    temperature.fit([logits], [labels], [shots], [whole(logits)])
+    temperature.fit([Uncalibrated(logits, labels, shots, whole(logits))])
     once = temperature.log_scales.clone()
-    temperature.fit([logits], [labels], [shots], [whole(logits)])
+    temperature.fit([Uncalibrated(logits, labels, shots, whole(logits))])
     assert torch.equal(temperature.log_scales, once)
     torch.testing.assert_close(once, once[:1].expand(4), atol=1e-3, rtol=0)
 
