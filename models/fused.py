@@ -133,8 +133,8 @@ class FusedLearner(nn.Module):
         """Place the items of a batch once, with the strengths for its mean shot; padded queries get no view."""
         rows, support, query = distinct_rows(episodes)
         views = self.placed(episodes.domain, rows, episodes.shots.mean())
-        own = episodes.domain.presence[rows]
-        items = PlacedItems(tuple(views.values()), _encoders(episodes.domain.views), support, query, own)
+        came_with = episodes.domain.presence[rows]
+        items = PlacedItems(tuple(views.values()), _encoders(episodes.domain.views), support, query, came_with)
         grams = gather_grams(items, has_view(views), episodes.membership)
         is_query = (episodes.query_labels >= 0).unsqueeze(1)
         return replace(grams, query_presence=grams.query_presence & is_query)
@@ -234,7 +234,7 @@ class FusedModel:
         head = self.learner.head
         with torch.no_grad():
             if isinstance(head, WeighingHead):
-                grams = self._grams(*self._placed_pool())
+                grams = self._grams(self._placed_pool(), has_view(self._pool()))
                 shares = head.reweigh(grams, self._weights(grams))[0].reshape(len(self.views), -1).sum(1)
                 weights = shares / shares.sum().clamp(min=1e-6)
             else:
@@ -244,7 +244,7 @@ class FusedModel:
     def predict(self, data: DomainData) -> Float[Tensor, "item way"]:
         """Return calibrated class probabilities; an item without any view gets the uniform row."""
         with torch.no_grad():
-            grams = self._grams(*self._place(data))
+            grams = self._grams(self._place(data), self._came_with(data))
             return self.learner.classify(grams, modality_numbers(self.views))[0].softmax(-1)
 
     def uncertainty(self, data: DomainData) -> Float[Tensor, " item"] | None:
@@ -253,7 +253,7 @@ class FusedModel:
         if not isinstance(head, EnsembleHead):
             return None
         with torch.no_grad():
-            grams = self._grams(*self._place(data))
+            grams = self._grams(self._place(data), self._came_with(data))
             return head.uncertainty(grams, self._weights(grams))[0]
 
     def embed(self, data: DomainData) -> Float[Tensor, "item dim"]:
@@ -263,8 +263,8 @@ class FusedModel:
         that are compared need one space.
         """
         with torch.no_grad():
-            shares, (views, _) = self._support_weights(), self._place(data)
-            return torch.cat([share**0.5 * items for share, items in zip(shares, views.values(), strict=True)], dim=-1)
+            shares, views = self._support_weights(), self._place(data).values()
+            return torch.cat([share**0.5 * items for share, items in zip(shares, views, strict=True)], dim=-1)
 
     def config(self) -> dict[str, Any]:
         """Return what rebuilds the model: views, classes and the ids of the pool."""
@@ -276,7 +276,7 @@ class FusedModel:
         }
 
     def weights(self) -> dict[str, Tensor]:
-        """Return the prior's numbers (`prior/…`), the pool, the means and the placed support with its `own` views."""
+        """Return the prior's numbers (`prior/…`), the pool, the means and the placed support."""
         return {**{f"prior/{name}": value for name, value in self.learner.weights().items()}, **self.tensors}
 
     @classmethod
@@ -296,7 +296,7 @@ class FusedModel:
     def _check(self) -> None:
         modality_numbers(self.views)
         support, pool, labels = len(self.tensors["labels"]), len(self.pool_ids), self.tensors["labels"]
-        shapes: dict[str, tuple[int, ...]] = {"shot": (), "labels": (support,), "own": (support, len(self.views))}
+        shapes: dict[str, tuple[int, ...]] = {"shot": (), "labels": (support,), "came_with": (support, len(self.views))}
         for view in self.views:
             shapes |= {f"mean/{view.name}": (view.dim,)}
             basis = self.learner.placement.bases.get(view.encoder_id)
@@ -308,50 +308,56 @@ class FusedModel:
         for name, shape in shapes.items():
             if self.tensors[name].shape != shape:
                 raise ValueError(f"{name} has shape {tuple(self.tensors[name].shape)}, not {shape}")
+        if self.tensors["came_with"].dtype != torch.bool:
+            raise ValueError(f"came_with holds {self.tensors['came_with'].dtype}, not truth values")
         if not support or not 0 <= int(labels.min()) <= int(labels.max()) < len(self.classes):
             raise ValueError(f"labels do not number the {len(self.classes)} classes")
 
     def _support(self) -> dict[str, Float[Tensor, "support _"]]:
         return {view.name: self.tensors[f"support/{view.name}"] for view in self.views}
 
-    def _place(self, data: DomainData) -> tuple[dict[str, Float[Tensor, "item _"]], Bool[Tensor, "item view"]]:
-        """Place items; returns also which views they came with."""
+    def _came_with(self, data: DomainData) -> Bool[Tensor, "item view"]:
         numbers = {view.name: number for number, view in enumerate(data.views)}
+        absent = torch.zeros_like(data.labels, dtype=torch.bool)
+        columns = [data.presence[:, numbers[view.name]] if view.name in numbers else absent for view in self.views]
+        return torch.stack(columns, dim=-1)
+
+    def _place(self, data: DomainData) -> dict[str, Float[Tensor, "item _"]]:
         rows = {
-            view.name: centre(
-                data.features[view.name], self.tensors[f"mean/{view.name}"], data.presence[:, numbers[view.name]]
-            )
-            if view.name in numbers
+            view.name: centre(data.features[view.name], self.tensors[f"mean/{view.name}"], is_present)
+            if view.name in data.features
             else torch.zeros(len(data), view.dim, device=data.labels.device)
-            for view in self.views
+            for view, is_present in zip(self.views, self._came_with(data).T, strict=True)
         }
         position = {item_id: number for number, item_id in enumerate(self.pool_ids)}
         numbers_in_pool = [position.get(item_id, -1) for item_id in data.item_ids]
         at = torch.tensor(numbers_in_pool, dtype=torch.long, device=data.labels.device)
         return self._placed(rows, at)
 
-    def _placed_pool(self) -> tuple[dict[str, Float[Tensor, "pool _"]], Bool[Tensor, "pool view"]]:
+    def _placed_pool(self) -> dict[str, Float[Tensor, "pool _"]]:
         return self._placed(self._pool(), torch.arange(len(self.pool_ids), device=self.tensors["labels"].device))
 
     def _placed(
         self, rows: Mapping[str, Float[Tensor, "item _"]], at: Int[Tensor, " item"]
-    ) -> tuple[dict[str, Float[Tensor, "item _"]], Bool[Tensor, "item view"]]:
+    ) -> dict[str, Float[Tensor, "item _"]]:
         """Place centred rows, which the pool holds `at` these positions, -1 if it does not."""
         is_same = at[:, None] == torch.arange(len(self.pool_ids), device=at.device)
-        return self.learner.place(self.views, rows, self._pool(), is_same, self.tensors["shot"]), has_view(rows)
+        return self.learner.place(self.views, rows, self._pool(), is_same, self.tensors["shot"])
 
     def _pool(self) -> dict[str, Float[Tensor, "pool _"]]:
         return {view.name: self.tensors[f"pool/{view.name}"].float() for view in self.views}
 
     def _support_weights(self) -> Float[Tensor, " view"]:
-        return self._weights(self._grams(self._support(), self.tensors["own"]))[0]
+        return self._weights(self._grams(self._support(), self.tensors["came_with"]))[0]
 
     def _weights(self, grams: EpisodeGrams) -> Float[Tensor, "1 view"]:
         """Return the view weights that the head is given."""
         weights: Tensor = self.learner.view_weights(grams, modality_numbers(self.views))
         return weights
 
-    def _grams(self, queries: Mapping[str, Float[Tensor, "item _"]], own: Bool[Tensor, "item view"]) -> EpisodeGrams:
+    def _grams(
+        self, queries: Mapping[str, Float[Tensor, "item _"]], came_with: Bool[Tensor, "item view"]
+    ) -> EpisodeGrams:
         support = self._support()
         n_support, n_query = len(self.tensors["labels"]), len(next(iter(queries.values())))
         each = torch.arange(n_support + n_query, device=self.tensors["labels"].device).unsqueeze(0)
@@ -360,7 +366,7 @@ class FusedModel:
             _encoders(self.views),
             each[:, :n_support],
             each[:, n_support:],
-            torch.cat([self.tensors["own"], own]),
+            torch.cat([self.tensors["came_with"], came_with]),
         )
         return EpisodeGrams(
             support=torch.stack([support[name] @ support[name].T for name in support]).unsqueeze(0),
@@ -392,7 +398,7 @@ def fit_model(learner: FusedLearner, domain: DomainData, support: Int[Tensor, " 
     tensors = {
         "shot": shot,
         "labels": labels,
-        "own": domain.presence[support],
+        "came_with": domain.presence[support],
         **{f"mean/{name}": mean for name, mean in domain.means.items()},
         **{f"pool/{name}": items.half() for name, items in pool.items()},
         **{f"support/{name}": items for name, items in placed.items()},

@@ -31,15 +31,15 @@ class Coverage(NamedTuple):
 class PlacedItems:
     """The items behind a batch of episodes: one matrix per view, and which of its rows each episode uses.
 
-    A view without an encoder's id is no part of the common space. Items came with their `own` views; what else they
-    have was filled.
+    A view without an encoder's id is no part of the common space. What else items have than they
+    `came_with` was filled.
     """
 
     views: tuple[Float[Tensor, "row _"], ...]
     encoder_ids: tuple[str | None, ...]
     support: Int[Tensor, "batch support"]
     query: Int[Tensor, "batch query"]
-    own: Bool[Tensor, "row view"]
+    came_with: Bool[Tensor, "row view"]
 
     def common(
         self, weights: Float[Tensor, "batch view"], matrix: Float[Tensor, "out common"] | None = None
@@ -128,9 +128,9 @@ class EpisodeGrams:
 
     def coverage(self, weights: Float[Tensor, "batch view"]) -> Coverage:
         """Return the share of the views that items came with; `weights` sum to 1 over views."""
-        own = self.items.own.float()
+        came_with = self.items.came_with.float()
         of_query, of_support = (
-            torch.einsum("bv,biv->bi", weights, own[rows]) for rows in (self.items.query, self.items.support)
+            torch.einsum("bv,biv->bi", weights, came_with[rows]) for rows in (self.items.query, self.items.support)
         )
         return Coverage((of_support * self.is_real).sum(1) / self.is_real.sum(1).clamp(min=1), of_query)
 

@@ -2,8 +2,8 @@
 
 What a learner decides and how sure it is of that are learned apart. Training compares decisions at the temperature that
 suits a batch best, since noisy domains would otherwise buy calibration with the accuracy of clear ones. The temperature
-itself is fitted at the end. It differs between queries of an episode: one that lacks views is answered with less
-certainty, though what it lacks was filled. None of this changes which class is the likeliest.
+itself is fitted at the end. It differs between queries of an episode: one that lacks views is, as a rule, answered with
+less certainty, though what it lacks was filled. None of this changes which class is the likeliest.
 """
 
 from collections.abc import Callable, Sequence
@@ -111,7 +111,7 @@ def _loss(
     each = []
     for part in parts:
         log_scale = _log_scale(log_scales, exponents, part.shots, part.coverage)
-        penalty = PENALTY * log_scale.square().mean()
+        penalty = PENALTY * log_scale[part.labels >= 0].square().mean()
         each.append(_cross_entropy(_scaled(part.logits, log_scale), part.labels) + penalty)
     return torch.stack(each).mean() + PENALTY * log_scales.diff().square().sum()
 

@@ -27,8 +27,11 @@ from models.metrics import accuracy_per_episode, estimate
 from models.temperature import SHOTS as CALIBRATION_SHOTS
 
 VALIDATION_EPISODES = 40
-CALIBRATION_EPISODES = {0.0: 20, 0.5: 5, 0.9: 5}
-"""Of every shot, domain and part of the classes, by the rate at which views are hidden."""
+CALIBRATION_EPISODES = 20
+"""Of every shot, domain and part of the classes."""
+
+HIDDEN_EPISODES, HIDDEN_RATES = 5, (0.5, 0.9)
+"""So many more at each rate at which views are hidden."""
 
 EPISODES_AT_ONCE = 32
 """A larger meta-batch is worked through in parts, which bounds memory. A loss that is taken at the temperature that
@@ -273,10 +276,13 @@ class _Run:
         for asked in parts:
             others = tuple(name for part in parts if part is not asked for name in part)
             self.learner.fit_statistics(self.domains, others)
-            for rate, count in CALIBRATION_EPISODES.items():
-                domains = (domain.with_view_dropout(rate, generator) for domain in self.domains)
-                for episodes in _episodes_of(asked, domains, self.config, shots, count):
-                    yield episodes, rate > 0
+            for episodes in _episodes_of(asked, self.domains, self.config, shots, CALIBRATION_EPISODES):
+                yield episodes, False
+            for rate in HIDDEN_RATES:
+                with_several = (domain for domain in self.domains if len(domain.views_present) > 1)
+                domains = (domain.with_view_dropout(rate, generator) for domain in with_several)
+                for episodes in _episodes_of(asked, domains, self.config, shots, HIDDEN_EPISODES):
+                    yield episodes, True
 
     def progress(self, step: int, loss: float | None) -> TrainProgress:
         return TrainProgress(step, loss, self.last_accuracy, self._state())

@@ -44,7 +44,7 @@ def test_coverage_is_the_weight_of_the_views_that_items_came_with_whatever_was_f
     grams = by_hand([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]], [0, 1, 0], 2)
     two_views = torch.tensor([[1, 1], [0, 1], [0, 0], [1, 0], [0, 0]], dtype=torch.bool)
     padded = grams.membership * torch.tensor([1.0, 1.0, 0.0])[None, :, None]
-    found = replace(grams, items=replace(grams.items, own=two_views), membership=padded).coverage(
+    found = replace(grams, items=replace(grams.items, came_with=two_views), membership=padded).coverage(
         torch.tensor([[0.7, 0.3]])
     )
     torch.testing.assert_close(found.support, torch.tensor([(1.0 + 0.3) / 2]))

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -104,6 +106,37 @@ def test_temperature_is_bounded_where_certainty_never_costs_or_never_pays(sign):
     temperature = Temperature()
     temperature.fit([Uncalibrated(logits, labels, torch.ones(40), whole(logits))])
     assert 2 < sign * temperature.log_scales.mean().item() < 5
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_powers_are_bounded_where_certainty_never_costs_or_never_pays(sign):
+    labels = torch.arange(50).remainder(2).expand(40, 50)
+    logits = sign * one_hot(labels, 2)
+    tenth = Coverage(torch.full((40,), 0.1), torch.full((40, 50), 0.1))
+    temperature = Temperature()
+    temperature.fit([Uncalibrated(logits, labels, torch.ones(40), tenth, is_hidden=True)])
+    of_scale = temperature.exponents.sum().item() * math.log(0.1)
+    assert 2 < sign * of_scale < 5
+
+
+def test_padded_queries_have_no_part_in_a_fit():
+    logits, labels = problem(scale=3.0)
+    shots, coverage = torch.ones(40), Coverage(torch.full((40,), 0.5), torch.full((40, 50), 0.5))
+    padding = Coverage(coverage.support, torch.full((40, 150), 0.05))
+    plain, padded = Temperature(), Temperature()
+    plain.fit([Uncalibrated(logits, labels, shots, coverage, is_hidden=True)])
+    padded.fit(
+        [
+            Uncalibrated(
+                torch.cat([logits, torch.randn(40, 150, 5)], dim=1),
+                torch.cat([labels, torch.full((40, 150), -1)], dim=1),
+                shots,
+                Coverage(coverage.support, torch.cat([coverage.query, padding.query], dim=1)),
+                is_hidden=True,
+            )
+        ]
+    )
+    torch.testing.assert_close(padded.exponents, plain.exponents, atol=1e-4, rtol=0)
 
 
 def test_scale_is_of_the_type_of_the_numbers_it_was_fitted_to():
