@@ -31,8 +31,8 @@ class Coverage(NamedTuple):
 class PlacedItems:
     """The items behind a batch of episodes: one matrix per view, and which of its rows each episode uses.
 
-    A view without an encoder's id is no part of the common space. What else items have than they
-    `came_with` was filled.
+    A view without an encoder's id is no part of the common space. What items have beside what they `came_with` was
+    filled.
     """
 
     views: tuple[Float[Tensor, "row _"], ...]
