@@ -177,6 +177,7 @@ class ScoreReport(Report):
     model: str
     version: str
     rung: str = Field(description="step of the fallback ladder that answered")
+    passed_over: dict[str, str] = Field(description="steps before it to why they could not")
     items: int
     abstained: int
     anomalies: int

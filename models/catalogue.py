@@ -189,6 +189,6 @@ def _refusing(kind: str) -> Iterator[None]:
     except (KeyError, RuntimeError, TypeError, ValueError) as exc:
         raise ModelRefused(
             f"the stored weights do not fit a model of kind {kind!r} ({exc}). "
-            "It was changed or stored by another version: register it again.",
+            "It was changed, or stored by another version of metafuse: meta-train, then adapt the domains again.",
             kind=kind,
         ) from exc

@@ -130,7 +130,7 @@ def leaderboard_table(board: Sequence[Mapping[str, Any]]) -> str:
 
 
 def scores_table(report: Mapping[str, Any]) -> str:
-    """Return in Markdown how many items got which label, and which to label next."""
+    """Return in Markdown who answered, how many items got which label, and which to label next."""
     head = (
         f"{report['items']} items: {report['abstained']} without an answer, {report['anomalies']} anomalies, "
         f"{report['clusters']} clusters of stability {report['cluster_stability']:.2f}. Answered by {report['rung']}."
@@ -138,7 +138,8 @@ def scores_table(report: Mapping[str, Any]) -> str:
     rows = [(name, str(count)) for name, count in sorted(report["labels"].items(), key=lambda entry: -entry[1])]
     asked = ", ".join(f"`{item_id}`" for item_id in report["ask"])
     ask = [f"Label these next: {asked}"] if asked else []
-    return "\n\n".join([f"# {report['domain']}", head, *ask, _table(("label", "items"), rows)])
+    silent = [f"The {rung} did not answer: {why}" for rung, why in report["passed_over"].items()]
+    return "\n\n".join([f"# {report['domain']}", head, *silent, *ask, _table(("label", "items"), rows)])
 
 
 def drift_table(row: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ labels there are now; nearest centroid; and if there are no labels either, nobod
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -49,6 +49,8 @@ class Rung:
     model: DomainModel | None
     registered: str
     version: str
+    passed_over: dict[str, str] = field(default_factory=dict)
+    """Why the rungs before cannot answer."""
 
 
 @task(name="score-domain", retries=2, retry_delay_seconds=5, retry_condition_fn=is_transient, cache_policy=NO_CACHE)
@@ -85,42 +87,48 @@ def _without_label_names(data: DomainData) -> DomainData:
 
 def find_rung(data: DomainData) -> Rung:
     """Return the first rung of the ladder that can answer for a domain."""
-    for climb in (_champion, _prior_and_support, _nearest_centroid):
-        rung = climb(data)
-        if rung is not None:
-            return rung
-    return Rung(ABSTAIN, None, ABSTAIN, "0")
+    ladder = {
+        registry.CHAMPION: _champion,
+        "prior_and_support": _prior_and_support,
+        "nearest_centroid": _nearest_centroid,
+    }
+    passed_over: dict[str, str] = {}
+    for name, climb in ladder.items():
+        try:
+            model, registered, version = climb(data)
+        except (UnknownModel, ModelRefused, EpisodeTooSmall) as exc:
+            passed_over[name] = str(exc)
+        else:
+            return Rung(name, model, registered, version, passed_over)
+    return Rung(ABSTAIN, None, ABSTAIN, "0", passed_over)
 
 
-def _champion(data: DomainData) -> Rung | None:
+def _champion(data: DomainData) -> tuple[DomainModel, str, str]:
     """The domain's registered champion, if it is intact and reads what the encoders in force write."""
-    try:
-        model, ref = registry.load_domain_model(data.domain)
-    except (UnknownModel, ModelRefused):
-        return None
-    return Rung(registry.CHAMPION, model, ref.name, ref.version) if can_read(model, data.views) else None
+    model, ref = registry.load_domain_model(data.domain)
+    if not can_read(model, data.views):
+        raise ModelRefused(
+            f"version {ref.version} of model {ref.name!r} reads none of the views that items of {data.domain!r} have "
+            f"now, or one of them by another encoder. Adapt the domain again.",
+            model=ref.name,
+            version=ref.version,
+        )
+    return model, ref.name, ref.version
 
 
-def _prior_and_support(data: DomainData) -> Rung | None:
-    try:
-        prior, ref = registry.load_prior()
-    except (UnknownModel, ModelRefused):
-        return None
-    return _adapted(data, "prior_and_support", prior, ref.name, ref.version)
+def _prior_and_support(data: DomainData) -> tuple[DomainModel, str, str]:
+    prior, ref = registry.load_prior()
+    return _adapted(data, prior), ref.name, ref.version
 
 
-def _nearest_centroid(data: DomainData) -> Rung | None:
+def _nearest_centroid(data: DomainData) -> tuple[DomainModel, str, str]:
     """An untrained learner: every learner starts as nearest centroid."""
-    return _adapted(data, "nearest_centroid", build_learner("metric"), "nearest_centroid", "0")
+    return _adapted(data, build_learner("metric")), "nearest_centroid", "0"
 
 
-def _adapted(data: DomainData, name: str, learner: Prior, registered: str, version: str) -> Rung | None:
-    try:
-        split = split_labels(data, AdaptConfig())
-    except EpisodeTooSmall:
-        return None
-    model = learner.adapt(split.data, torch.cat([split.support, split.test]))
-    return Rung(name, model, registered, version)
+def _adapted(data: DomainData, learner: Prior) -> DomainModel:
+    split = split_labels(data, AdaptConfig())
+    return learner.adapt(split.data, torch.cat([split.support, split.test]))
 
 
 def _predictions(data: DomainData, rung: Rung, config: ScoreConfig, score_id: str) -> pa.Table:
@@ -243,6 +251,7 @@ def _report(rows: pa.Table, rung: Rung, is_new: bool, seconds: float) -> ScoreRe
         model=rung.registered,
         version=rung.version,
         rung=rung.name,
+        passed_over=rung.passed_over,
         items=rows.num_rows,
         abstained=_count(rows["is_abstained"]),
         anomalies=_count(rows["is_anomaly"]),

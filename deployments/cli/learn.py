@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Group
+from rich.text import Text
 
 from data_contracts.configs import AdaptConfig, ClusterMethod, MetaTrainConfig, ScoreConfig, TrainConfig
 from data_contracts.names import check_domain
@@ -140,5 +141,6 @@ def score(
         seed=seed,
     )
     report = score_domain(domain=check_domain(domain), config=config)
-    facts = {name: value for name, value in report.items() if name != "ask"}
-    return Answer(report, facts_table({**facts, "label these next": report["ask"]}))
+    facts = {name: value for name, value in report.items() if name not in ("passed_over", "ask")}
+    silent = [Text(f"The {rung} did not answer: {why}", style="yellow") for rung, why in report["passed_over"].items()]
+    return Answer(report, Group(facts_table({**facts, "label these next": report["ask"]}), *silent))

@@ -147,7 +147,9 @@ def test_column_that_came_is_named_and_the_champion_that_cannot_read_the_table_g
     row = watch_domain(lake, "two", CONFIG)
     changes = f"view tabular is encoded by {table.encoder_id}, no longer by numbers-1; column colour is new"
     assert (row.is_drifted, row.why) == (True, f"{changes}; not enough data: 5 recent items, 30 needed")
-    assert score_items(lake, "two", ScoreConfig()).rung == "prior_and_support"
+    report = score_items(lake, "two", ScoreConfig())
+    assert report.rung == "prior_and_support"
+    assert "reads none of the views" in report.passed_over["champion"]
     outcome = adapt_to_domain(lake, "two", AdaptConfig(shots=3))
     assert (outcome.version, outcome.alias) == ("2", "champion")
     assert outcome.why.startswith("promote: champion version 1 cannot read the items there are now, judged on")

@@ -115,6 +115,15 @@ def test_prior_is_shown_with_its_leaderboard():
 
 def test_scores_table_says_which_items_to_label_next():
     counts = {"items": 9, "abstained": 2, "anomalies": 0, "clusters": 3, "cluster_stability": 0.5}
-    report = {"domain": "noto-ru", "rung": "champion", "labels": {"cat": 7}, "ask": ["a-1", "b-2"], **counts}
+    facts = {"domain": "noto-ru", "rung": "champion", "passed_over": {}, "labels": {"cat": 7}}
+    report = {**facts, "ask": ["a-1", "b-2"], **counts}
     assert "Label these next: `a-1`, `b-2`" in scores_table(report)
     assert "Label these next" not in scores_table({**report, "ask": []})
+
+
+def test_scores_table_says_why_the_champion_did_not_answer():
+    counts = {"items": 9, "abstained": 2, "anomalies": 0, "clusters": 3, "cluster_stability": 0.5}
+    why = {"champion": "version 1 is refused."}
+    report = {"domain": "noto-ru", "rung": "nearest_centroid", "labels": {}, "ask": [], **counts}
+    assert "The champion did not answer: version 1 is refused." in scores_table({**report, "passed_over": why})
+    assert "did not answer" not in scores_table({**report, "passed_over": {}})

@@ -104,6 +104,7 @@ def test_without_champion_the_prior_answers_from_the_labels_there_are(lake):
     meta_train_prior(lake, TRAIN)
     report = score_items(lake, "two", ScoreConfig())
     assert (report.rung, report.model) == ("prior_and_support", "metafuse.prior")
+    assert "metafuse.two" in report.passed_over["champion"]
 
 
 def test_without_prior_nearest_centroid_answers(lake):
@@ -113,7 +114,9 @@ def test_without_prior_nearest_centroid_answers(lake):
 def test_damaged_champion_is_passed_over(adapted, monkeypatch):
     ref = registry.resolve("metafuse.two")
     registry.tag(ref, {"sha256.weights.safetensors": "0" * 64})
-    assert score_items(adapted, "two", ScoreConfig()).rung == "prior_and_support"
+    report = score_items(adapted, "two", ScoreConfig())
+    assert report.rung == "prior_and_support"
+    assert "version 1 of model 'metafuse.two' is refused" in report.passed_over["champion"]
 
 
 def test_without_labels_every_item_is_abstained_from_but_grouped(lake):
@@ -121,6 +124,7 @@ def test_without_labels_every_item_is_abstained_from_but_grouped(lake):
     add_labels(lake, "two", dict.fromkeys(data.item_ids, ""), day=3)
     report = score_items(lake, "two", ScoreConfig(clusters=4))
     assert (report.rung, report.abstained, report.labels) == ("abstain", 96, {})
+    assert list(report.passed_over) == ["champion", "prior_and_support", "nearest_centroid"]
     assert report.clusters == 4
 
 
