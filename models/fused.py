@@ -244,7 +244,7 @@ class FusedModel:
     def predict(self, data: DomainData) -> Float[Tensor, "item way"]:
         """Return calibrated class probabilities; an item without any view gets the uniform row."""
         with torch.no_grad():
-            grams = self._grams(self._place(data), self._came_with(data))
+            grams = self._grams_of(data)
             return self.learner.classify(grams, modality_numbers(self.views))[0].softmax(-1)
 
     def uncertainty(self, data: DomainData) -> Float[Tensor, " item"] | None:
@@ -253,7 +253,7 @@ class FusedModel:
         if not isinstance(head, EnsembleHead):
             return None
         with torch.no_grad():
-            grams = self._grams(self._place(data), self._came_with(data))
+            grams = self._grams_of(data)
             return head.uncertainty(grams, self._weights(grams))[0]
 
     def embed(self, data: DomainData) -> Float[Tensor, "item dim"]:
@@ -346,6 +346,10 @@ class FusedModel:
 
     def _pool(self) -> dict[str, Float[Tensor, "pool _"]]:
         return {view.name: self.tensors[f"pool/{view.name}"].float() for view in self.views}
+
+    def _grams_of(self, data: DomainData) -> EpisodeGrams:
+        """Return one episode that asks for all items of `data`."""
+        return self._grams(self._place(data), self._came_with(data))
 
     def _support_weights(self) -> Float[Tensor, " view"]:
         return self._weights(self._grams(self._support(), self.tensors["came_with"]))[0]

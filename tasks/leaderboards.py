@@ -138,8 +138,12 @@ def scores_table(report: Mapping[str, Any]) -> str:
     rows = [(name, str(count)) for name, count in sorted(report["labels"].items(), key=lambda entry: -entry[1])]
     asked = ", ".join(f"`{item_id}`" for item_id in report["ask"])
     ask = [f"Label these next: {asked}"] if asked else []
-    silent = [f"The {rung} did not answer: {why}" for rung, why in report["passed_over"].items()]
-    return "\n\n".join([f"# {report['domain']}", head, *silent, *ask, _table(("label", "items"), rows)])
+    return "\n\n".join([f"# {report['domain']}", head, *silent_rungs(report), *ask, _table(("label", "items"), rows)])
+
+
+def silent_rungs(report: Mapping[str, Any]) -> list[str]:
+    """Say of each rung that was passed over why it did not answer."""
+    return [f"The {rung} did not answer: {why}" for rung, why in report["passed_over"].items()]
 
 
 def drift_table(row: Mapping[str, Any]) -> str:

@@ -131,6 +131,7 @@ def score(
     Example: metafuse score noto-ru --ask 20
     """
     from flows.score_domain import score_domain
+    from tasks.leaderboards import silent_rungs
 
     config = ScoreConfig(
         target_accuracy=target_accuracy,
@@ -142,5 +143,5 @@ def score(
     )
     report = score_domain(domain=check_domain(domain), config=config)
     facts = {name: value for name, value in report.items() if name not in ("passed_over", "ask")}
-    silent = [Text(f"The {rung} did not answer: {why}", style="yellow") for rung, why in report["passed_over"].items()]
+    silent = [Text(line, style="yellow") for line in silent_rungs(report)]
     return Answer(report, Group(facts_table({**facts, "label these next": report["ask"]}), *silent))

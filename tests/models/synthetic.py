@@ -65,14 +65,19 @@ def draw(
     return EpisodeSampler(domain).sample(batch, n_way, n_shot, n_query, torch.Generator().manual_seed(seed))
 
 
-def gather(batch: EpisodeBatch) -> EpisodeGrams:
+def gather(batch: EpisodeBatch, dtype: torch.dtype = torch.float32) -> EpisodeGrams:
     """Return episodes as similarities of items that are centred and nothing else."""
     rows, support, query = distinct_rows(batch)
-    views = tuple(centred_views(batch.domain, rows).values())
+    views = tuple(items.to(dtype) for items in centred_views(batch.domain, rows).values())
     items = PlacedItems(
         views, tuple(view.encoder_id for view in batch.domain.views), support, query, batch.domain.presence[rows]
     )
-    return gather_grams(items, batch.domain.presence[rows], batch.membership)
+    return gather_grams(items, batch.domain.presence[rows], batch.membership.to(dtype))
+
+
+def joined_views(grams: EpisodeGrams, weights: Tensor) -> Tensor:
+    """Return the items behind episodes, weighted views side by side."""
+    return torch.cat([w**0.5 * items for w, items in zip(weights, grams.items.views, strict=True)], dim=-1)
 
 
 def support_of(domain: DomainData, n_shot: int) -> Tensor:

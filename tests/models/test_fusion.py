@@ -3,8 +3,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from synthetic import FACTS, PICTURE, TITLE, VIEWS, draw, make_domain, without_view
-from test_grams import grams_of
+from synthetic import FACTS, PICTURE, TITLE, VIEWS, draw, gather, make_domain, without_view
 from torch import Tensor
 
 from models.features import DomainData, ViewSpec
@@ -17,7 +16,7 @@ def every(count: int) -> Tensor:
 
 
 def test_views_are_equal_before_training():
-    grams = grams_of(draw(make_domain()))
+    grams = gather(draw(make_domain()))
     weights = ViewWeights()(grams, modality_numbers(VIEWS))
     torch.testing.assert_close(weights, torch.full((6, 3), 1 / 3))
     torch.testing.assert_close(ViewWeights().prior(modality_numbers(VIEWS), every(3)), torch.full((3,), 1 / 3))
@@ -39,7 +38,7 @@ def test_modality_number_depends_on_the_modality_alone():
 
 
 def test_better_separated_view_weighs_more_once_evidence_counts():
-    grams = grams_of(draw(make_domain(), n_shot=4))
+    grams = gather(draw(make_domain(), n_shot=4))
     weights = ViewWeights()
     with torch.no_grad():
         weights.evidence[0] = 5.0
@@ -52,7 +51,7 @@ def test_view_that_no_support_item_has_weighs_nothing():
     domain = make_domain()
     presence = domain.presence.clone()
     presence[:, 1] = False
-    grams = grams_of(draw(domain.with_presence(presence)))
+    grams = gather(draw(domain.with_presence(presence)))
     weights = ViewWeights()(grams, modality_numbers(VIEWS))
     torch.testing.assert_close(weights, torch.tensor([0.5, 0.0, 0.5]).expand(6, 3))
 
@@ -60,7 +59,7 @@ def test_view_that_no_support_item_has_weighs_nothing():
 def test_support_without_any_view_leaves_the_views_equal():
     domain = make_domain()
     empty = domain.with_presence(torch.zeros(96, 3, dtype=torch.bool))
-    weights = ViewWeights()(grams_of(replace(draw(domain), domain=empty)), modality_numbers(VIEWS))
+    weights = ViewWeights()(gather(replace(draw(domain), domain=empty)), modality_numbers(VIEWS))
     torch.testing.assert_close(weights, torch.full((6, 3), 1 / 3))
 
 
@@ -87,7 +86,7 @@ def heard(*views: ViewSpec, noise: tuple[ViewSpec, ...] = ()) -> DomainData:
 
 def shares(domain: DomainData, n_shot: int, of_coverage: float = -3.0) -> dict[str, float]:
     """Return the mean weights of the views over a few episodes."""
-    weights, grams = trained_without_sound(of_coverage), grams_of(draw(domain, n_shot=n_shot))
+    weights, grams = trained_without_sound(of_coverage), gather(draw(domain, n_shot=n_shot))
     weighed = weights(grams, modality_numbers(domain.views))
     return dict(zip((view.name for view in domain.views), weighed.mean(0).tolist(), strict=True))
 
@@ -131,7 +130,7 @@ def test_labels_decide_among_views_that_are_all_new(of_coverage):
 @pytest.mark.parametrize("n_shot", [2, 3])
 def test_two_classes_and_few_labels_raise_no_noise(n_shot):
     domain = heard(SOUND, noise=(SOUND,))
-    grams = grams_of(draw(domain, batch=200, n_way=2, n_shot=n_shot))
+    grams = gather(draw(domain, batch=200, n_way=2, n_shot=n_shot))
     weighed = trained_without_sound()(grams, modality_numbers(domain.views))[:, 1]
     assert (weighed > 0.15).float().mean() < 0.05
 
@@ -140,7 +139,7 @@ def test_two_classes_and_few_labels_raise_no_noise(n_shot):
 def test_new_view_goes_towards_the_most_trusted_that_is_there_as_far_as_items_stand_by_it(is_titled):
     domain = heard(FACTS, SOUND)
     hidden = domain.with_presence(domain.presence & torch.tensor([is_titled, True, True]))
-    weights, grams = trained_without_sound(), grams_of(draw(hidden, n_shot=6))
+    weights, grams = trained_without_sound(), gather(draw(hidden, n_shot=6))
     standing, error = held_out_standing(grams)
     trust = torch.tensor([1.0, -2.0, -2.0]) + separability(grams) @ weights.evidence
     part = ((standing[:, 2] - 1.96 * error[:, 2]) / standing.amax(1)).clamp(0, 1)

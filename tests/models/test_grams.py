@@ -3,22 +3,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from synthetic import draw, make_domain
+from synthetic import draw, gather, make_domain
 from torch.nn.functional import normalize
 
 from models.common_space import COMMON_DIM
-from models.episodes import EpisodeBatch
 from models.geometry import centred_views
-from models.grams import LIKENESS, EpisodeGrams, PlacedItems, distinct_rows, gather_grams, squared_distances
-
-
-def grams_of(batch: EpisodeBatch) -> EpisodeGrams:
-    rows, support, query = distinct_rows(batch)
-    views = tuple(centred_views(batch.domain, rows).values())
-    items = PlacedItems(
-        views, tuple(view.encoder_id for view in batch.domain.views), support, query, batch.domain.presence[rows]
-    )
-    return gather_grams(items, batch.domain.presence[rows], batch.membership)
+from models.grams import LIKENESS, EpisodeGrams, PlacedItems, distinct_rows, squared_distances
 
 
 def by_hand(support: list[list[float]], queries: list[list[float]], labels: list[int], n_way: int) -> EpisodeGrams:
@@ -61,7 +51,7 @@ def test_distinct_rows_name_every_row_once_and_lead_back():
 
 def test_similarities_are_inner_products_of_the_episodes_own_items(toys):
     batch = draw(toys)
-    grams = grams_of(batch)
+    grams = gather(batch)
     for number, view in enumerate(toys.views):
         everything = centred_views(toys, torch.arange(len(toys)))[view.name]
         support, query = everything[batch.support], everything[batch.query]
@@ -76,7 +66,7 @@ def test_fused_similarities_are_those_of_weighted_views_side_by_side():
     everything = centred_views(batch.domain, torch.arange(len(batch.domain)))
     joined = torch.cat([w**0.5 * items for w, items in zip(weights, everything.values(), strict=True)], dim=-1)
     support, query = joined[batch.support], joined[batch.query]
-    own, cross = grams_of(batch).fused(weights.expand(len(batch), -1))
+    own, cross = gather(batch).fused(weights.expand(len(batch), -1))
     torch.testing.assert_close(own, support @ support.mT, atol=1e-5, rtol=0)
     torch.testing.assert_close(cross, query @ support.mT, atol=1e-5, rtol=0)
 
@@ -88,13 +78,13 @@ def test_similarities_between_queries_are_those_of_weighted_views_side_by_side()
     query = torch.cat([w**0.5 * items for w, items in zip(weights, everything.values(), strict=True)], dim=-1)[
         batch.query
     ]
-    found = grams_of(batch).items.between_queries(weights.expand(len(batch), -1))
+    found = gather(batch).items.between_queries(weights.expand(len(batch), -1))
     torch.testing.assert_close(found, query @ query.mT, atol=1e-5, rtol=0)
 
 
 def test_common_space_keeps_similarities_nearly():
     batch = draw(make_domain())
-    grams, weights = grams_of(batch), torch.tensor([0.2, 0.5, 0.3]).expand(len(batch), -1)
+    grams, weights = gather(batch), torch.tensor([0.2, 0.5, 0.3]).expand(len(batch), -1)
     support, query = grams.items.common(weights)
     assert support.shape == (6, 8, COMMON_DIM)
     exact_own, exact_cross = grams.fused(weights)
@@ -104,7 +94,7 @@ def test_common_space_keeps_similarities_nearly():
 
 def test_matrix_applied_to_rows_gives_what_it_gives_applied_to_items():
     batch = draw(make_domain())
-    items, weights = grams_of(batch).items, torch.tensor([0.2, 0.5, 0.3]).expand(len(batch), -1)
+    items, weights = gather(batch).items, torch.tensor([0.2, 0.5, 0.3]).expand(len(batch), -1)
     matrix = torch.randn(7, COMMON_DIM, generator=torch.Generator().manual_seed(0))
     for through, plain in zip(items.common(weights, matrix), items.common(weights), strict=True):
         torch.testing.assert_close(through, plain @ matrix.T, atol=1e-5, rtol=1e-4)
@@ -112,7 +102,7 @@ def test_matrix_applied_to_rows_gives_what_it_gives_applied_to_items():
 
 def test_view_without_an_encoder_id_is_no_part_of_the_common_space():
     batch = draw(make_domain())
-    items, weights = grams_of(batch).items, torch.tensor([0.2, 0.5, 0.3]).expand(len(batch), -1)
+    items, weights = gather(batch).items, torch.tensor([0.2, 0.5, 0.3]).expand(len(batch), -1)
     without = replace(items, views=items.views[:2], encoder_ids=items.encoder_ids[:2])
     unnamed = replace(items, encoder_ids=(*items.encoder_ids[:2], None))
     assert torch.equal(unnamed.common(weights)[0], without.common(weights[:, :2])[0])
@@ -120,7 +110,7 @@ def test_view_without_an_encoder_id_is_no_part_of_the_common_space():
 
 def test_distances_are_those_to_the_mean_of_each_class():
     batch = draw(make_domain(), n_shot=3)
-    distances = squared_distances(grams_of(batch))
+    distances = squared_distances(gather(batch))
     for number, view in enumerate(batch.domain.views):
         items = centred_views(batch.domain, torch.arange(len(batch.domain)))[view.name]
         prototypes = batch.membership.mT @ items[batch.support] / 3

@@ -1,8 +1,8 @@
 from dataclasses import replace
 
 import torch
-from synthetic import TITLE, draw, make_domain
-from test_grams import by_hand, grams_of
+from synthetic import TITLE, draw, gather, make_domain
+from test_grams import by_hand
 
 from models.separation import held_out_standing, mean_standing, separability
 
@@ -32,7 +32,7 @@ def test_items_stand_high_in_their_class_where_classes_are_apart_and_nowhere_wit
     alone = draw(make_domain(views=(TITLE,)), n_shot=1, batch=20)
     found = []
     for batch in (near, noise, alone):
-        found.append(held_out_standing(grams_of(batch))[0].mean().item())
+        found.append(held_out_standing(gather(batch))[0].mean().item())
     assert found[0] > 1
     assert abs(found[1]) < 0.2
     assert found[2] == 0

@@ -97,7 +97,7 @@ def test_domain_model_reports_the_mean_weights_of_its_items():
     learner, head = trusting()
     model = learner.adapt(domain, support_of(domain, 3))
     with torch.no_grad():
-        grams = model._grams(model._place(domain), model._came_with(domain))
+        grams = model._grams_of(domain)
         given = learner.view_weights(grams, modality_numbers(domain.views))
         each = head.reweigh(grams, given)[0]
     found = torch.tensor(list(model.view_weights.values()))

@@ -14,6 +14,7 @@ from data_contracts.configs import TrainConfig
 from data_contracts.errors import EpisodeTooSmall, ModelError
 from models.catalogue import LEARNERS, build_learner
 from models.episodes import EpisodeBatch
+from models.evaluation import answer
 from models.features import DomainData
 from models.fused import FusedLearner
 from models.fusion import modality_numbers
@@ -349,16 +350,9 @@ def test_learner_of_whole_items_knows_how_much_less_to_be_sure_of_items_that_lac
     list(train(learner, whole, CONFIG.model_copy(update={"steps": 0})))
     new = make_domain("new", classes=class_names(8, start=20), per_class=12, seed=3)
     episodes = draw(new.with_view_dropout(0.9, torch.Generator().manual_seed(0)), batch=100, n_shot=3)
-    informed = negative_log_likelihood(learner, episodes)
+    informed = answer(learner, episodes).nll.view(len(episodes), -1).mean(1)
     learner.temperature.exponents.zero_()
-    uninformed = negative_log_likelihood(learner, episodes)
+    uninformed = answer(learner, episodes).nll.view(len(episodes), -1).mean(1)
     gain = estimate(uninformed - informed)
     assert gain.mean > 0.1
     assert gain.mean > gain.ci95
-
-
-def negative_log_likelihood(learner: FusedLearner, episodes: EpisodeBatch) -> Tensor:
-    """Of every query, mean over an episode."""
-    with torch.no_grad():
-        answers = learner.log_probabilities(episodes)
-    return -answers.gather(-1, episodes.query_labels.unsqueeze(-1)).squeeze(-1).mean(1)

@@ -3,8 +3,8 @@ from copy import deepcopy
 
 import pytest
 import torch
-from synthetic import class_names, draw, make_domain
-from test_grams import by_hand, grams_of
+from synthetic import class_names, draw, gather, make_domain
+from test_grams import by_hand
 from torch.nn.functional import cross_entropy
 
 from models.catalogue import build_learner
@@ -28,7 +28,7 @@ WEIGHTS = torch.tensor([0.5, 0.3, 0.2]).expand(6, -1)
 
 @pytest.fixture
 def episodes() -> EpisodeGrams:
-    return grams_of(draw(make_domain(missing=0.1)))
+    return gather(draw(make_domain(missing=0.1)))
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def test_strengths_lead_from_nearest_centroid_to_calibration_to_the_generator(he
 
 def test_contest_teaches_the_generator_and_its_strength_and_nothing_else(head):
     batch = draw(make_domain())
-    grams, weights = grams_of(batch), WEIGHTS.clone().requires_grad_()
+    grams, weights = gather(batch), WEIGHTS.clone().requires_grad_()
     for items in grams.items.views:
         items.requires_grad_()
     loss = head.contest(grams, weights, batch.query_labels)
@@ -157,8 +157,8 @@ def test_contest_teaches_the_generator_and_its_strength_and_nothing_else(head):
 def test_calibration_learns_as_if_there_were_no_generator(head):
     batch, without = draw(make_domain()), deepcopy(head)
     without.drop()
-    decision_loss(without(grams_of(batch), WEIGHTS), batch.query_labels).backward()
-    generator_loss(head, grams_of(batch), WEIGHTS, batch.query_labels).backward()
+    decision_loss(without(gather(batch), WEIGHTS), batch.query_labels).backward()
+    generator_loss(head, gather(batch), WEIGHTS, batch.query_labels).backward()
     for name in ("calibration.level", "calibration.slope", "nearest.log_temperature.level"):
         found = head.get_parameter(name).grad
         torch.testing.assert_close(found, without.get_parameter(name).grad)
@@ -211,7 +211,7 @@ def test_generator_that_is_as_good_as_calibration_is_dropped(contest):
 
 def test_trained_generator_beats_calibration_by_base_classes_that_mislead(head):
     batch = draw(make_domain(), batch=6, n_shot=1)
-    grams, labels = grams_of(batch), batch.query_labels
+    grams, labels = gather(batch), batch.query_labels
     optimiser = torch.optim.Adam(head.generator.parameters(), lr=0.02)
     for _ in range(40):
         optimiser.zero_grad()
@@ -229,7 +229,7 @@ def test_gradient_is_finite_with_base_classes_of_a_single_item(head):
     batch = draw(make_domain())
     head.fit([torch.randn(5, COMMON_DIM)], [torch.arange(5)])
     weights = WEIGHTS.clone().requires_grad_()
-    generator_loss(head, grams_of(batch), weights, batch.query_labels).backward()
+    generator_loss(head, gather(batch), weights, batch.query_labels).backward()
     assert weights.grad.isfinite().all()
     assert weights.grad.any()
 

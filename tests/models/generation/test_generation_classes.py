@@ -1,6 +1,6 @@
 import torch
-from synthetic import draw, make_domain
-from test_grams import by_hand, grams_of
+from synthetic import draw, gather, make_domain
+from test_grams import by_hand
 
 from models.generation.classes import (
     about_prototypes,
@@ -17,7 +17,7 @@ WEIGHTS = torch.tensor([[0.5, 0.3, 0.2]])
 
 
 def test_inner_products_about_the_prototypes_are_those_of_shifted_items():
-    grams = grams_of(draw(make_domain(missing=0.2), batch=1, n_shot=3))
+    grams = gather(draw(make_domain(missing=0.2), batch=1, n_shot=3))
     views = [w**0.5 * items for w, items in zip(WEIGHTS[0], grams.items.views, strict=True)]
     items = torch.cat(views, dim=-1)
     support, query = items[grams.items.support[0]], items[grams.items.query[0]]

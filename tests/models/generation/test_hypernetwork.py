@@ -3,8 +3,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from synthetic import draw, make_domain, support_of
-from test_grams import by_hand, grams_of
+from synthetic import draw, gather, make_domain, support_of
+from test_grams import by_hand
 from torch import Tensor
 
 from models.catalogue import build_learner
@@ -44,7 +44,7 @@ def follow_separation(film: FusionFilm) -> None:
 def episode() -> tuple[EpisodeGrams, Tensor, Tensor, Tensor]:
     """One episode as similarities, and as explicit items: support, its labels and queries, weighted views joined."""
     batch = draw(make_domain(), batch=1, n_way=4, n_shot=3)
-    grams = grams_of(batch)
+    grams = gather(batch)
     joined = torch.cat([w**0.5 * items for w, items in zip(WEIGHTS[0], grams.items.views, strict=True)], dim=-1)
     return grams, joined[grams.items.support[0]], batch.support_labels[0], joined[grams.items.query[0]]
 
@@ -78,7 +78,7 @@ def test_film_follows_what_the_support_says_of_each_view():
     shuffled = clean.features["picture"][torch.randperm(len(clean), generator=torch.Generator().manual_seed(0))]
     noisy = replace(clean, features={**clean.features, "picture": shuffled})
     follow_separation(film)
-    before, after = (film(grams_of(draw(domain, batch=1, n_shot=5)), WEIGHTS)[0] for domain in (clean, noisy))
+    before, after = (film(gather(draw(domain, batch=1, n_shot=5)), WEIGHTS)[0] for domain in (clean, noisy))
     assert after[1] < 0.7 * before[1]
     assert after[0] > before[0]
 

@@ -2,8 +2,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from synthetic import draw, make_domain
-from test_grams import by_hand, grams_of
+from synthetic import draw, gather, make_domain
+from test_grams import by_hand
 from torch import Tensor
 
 from models.generation.in_context import Attention, Context, InContextHead, label_vectors
@@ -34,7 +34,7 @@ def token_by_token(head: InContextHead, support: Tensor, labels: Tensor, query: 
 
 def test_reading_by_inner_products_is_reading_token_by_token():
     batch = draw(make_domain(), batch=1, n_way=4, n_shot=3)
-    grams, head = grams_of(batch), InContextHead()
+    grams, head = gather(batch), InContextHead()
     joined = torch.cat([w**0.5 * items for w, items in zip(WEIGHTS[0], grams.items.views, strict=True)], dim=-1)
     support, query = joined[grams.items.support[0]], joined[grams.items.query[0]]
     with torch.no_grad():
@@ -69,14 +69,14 @@ def test_attention_sums_to_one_over_the_support_that_is_there():
 def test_query_reads_the_class_that_it_lies_in():
     batch = draw(make_domain(), batch=20, n_way=5, n_shot=5)
     with torch.no_grad():
-        read = InContextHead().read(grams_of(batch), WEIGHTS.expand(20, -1))
+        read = InContextHead().read(gather(batch), WEIGHTS.expand(20, -1))
     assert (read.argmax(-1) == batch.query_labels).float().mean() > 0.8
 
 
 def test_seventy_ways_are_answered_and_relabelling_them_permutes_the_answers():
     domain = make_domain(classes=70, per_class=4)
     batch = draw(domain, batch=1, n_way=70, n_shot=2, n_query=2)
-    grams, head = grams_of(batch), InContextHead()
+    grams, head = gather(batch), InContextHead()
     order = torch.randperm(70, generator=torch.Generator().manual_seed(0))
     renamed = replace(grams, membership=grams.membership[..., order])
     with torch.no_grad():
@@ -86,7 +86,7 @@ def test_seventy_ways_are_answered_and_relabelling_them_permutes_the_answers():
 
 
 def test_no_query_is_no_trouble():
-    grams = grams_of(draw(make_domain(), batch=1))
+    grams = gather(draw(make_domain(), batch=1))
     none = replace(grams, cross=grams.cross[:, :, :0], query_presence=grams.query_presence[:, :, :0])
     with torch.no_grad():
         assert InContextHead()(none, WEIGHTS).shape == (1, 0, 4)
@@ -94,7 +94,7 @@ def test_no_query_is_no_trouble():
 
 def test_queries_read_the_same_in_blocks_as_all_at_once(monkeypatch):
     batch = draw(make_domain(), batch=2)
-    grams, head = grams_of(batch), InContextHead()
+    grams, head = gather(batch), InContextHead()
     with torch.no_grad():
         at_once = head.read(grams, WEIGHTS.expand(2, -1))
         monkeypatch.setattr("models.generation.in_context.PAIRS_AT_ONCE", 7 * batch.support.numel())

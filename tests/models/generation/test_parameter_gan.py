@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import Ridge
-from synthetic import VIEWS, departed_learner, draw, make_domain, support_of
-from test_grams import by_hand, grams_of
+from synthetic import VIEWS, departed_learner, draw, gather, make_domain, support_of
+from test_grams import by_hand
 from torch import Tensor
 from torch.distributions import Categorical
 
@@ -51,7 +51,7 @@ def episodes() -> tuple[EpisodeGrams, LabelledItems]:
     batch = draw(make_domain())
     views = centred_views(batch.domain, torch.arange(len(batch.domain))).values()
     in_common = in_common_space(tuple(views), tuple(view.encoder_id for view in VIEWS))
-    return grams_of(batch), LabelledItems(in_common, batch.domain.labels, batch.class_numbers)
+    return gather(batch), LabelledItems(in_common, batch.domain.labels, batch.class_numbers)
 
 
 def what_the_game_sees(learner: FusedLearner, batch: EpisodeBatch) -> tuple[EpisodeGrams, Tensor, LabelledItems]:

@@ -1,10 +1,9 @@
 import pytest
 import torch
-from synthetic import draw, make_domain
+from synthetic import draw, gather, joined_views, make_domain
 from torch import Tensor
 
-from models.geometry import centred_views
-from models.grams import EpisodeGrams, PlacedItems, distinct_rows, gather_grams
+from models.grams import EpisodeGrams
 from models.metric.mahalanobis import SCATTER_UNIT, MahalanobisHead, covariance, scatter_shortening
 from models.nearest import nearness
 
@@ -14,18 +13,9 @@ WEIGHTS = torch.tensor([0.5, 0.3, 0.2])
 def episode(n_shot: int) -> tuple[EpisodeGrams, Tensor, Tensor, Tensor]:
     """One episode as similarities and, in double precision, as explicit items with labels."""
     batch = draw(make_domain(), batch=1, n_way=4, n_shot=n_shot)
-    rows, support, query = distinct_rows(batch)
-    views = centred_views(batch.domain, rows)
-    items = PlacedItems(
-        tuple(views.values()),
-        tuple(view.encoder_id for view in batch.domain.views),
-        support,
-        query,
-        batch.domain.presence[rows],
-    )
-    joined = torch.cat([w**0.5 * items for w, items in zip(WEIGHTS, views.values(), strict=True)], dim=-1).double()
-    grams = gather_grams(items, batch.domain.presence[rows], batch.membership)
-    return grams, joined[support[0]], batch.support_labels[0], joined[query[0]]
+    grams = gather(batch)
+    joined, items = joined_views(grams, WEIGHTS).double(), grams.items
+    return grams, joined[items.support[0]], batch.support_labels[0], joined[items.query[0]]
 
 
 def by_explicit_covariances(support: Tensor, labels: Tensor, query: Tensor, strength: float) -> Tensor:

@@ -3,12 +3,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from synthetic import draw, make_domain
+from synthetic import draw, gather, joined_views, make_domain
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from models.geometry import centred_views
-from models.grams import EpisodeGrams, PlacedItems, distinct_rows, gather_grams
+from models.grams import EpisodeGrams
 from models.nearest import NearestCentroid, support_as_queries
 from models.optimisation.learned_optimizer import (
     HIDDEN,
@@ -30,18 +29,9 @@ WEIGHTS = torch.tensor([0.5, 0.3, 0.2])
 def episodes(batch: int = 1, *, seed: int = 0) -> tuple[EpisodeGrams, Tensor, Tensor, Tensor]:
     """Episodes as similarities, and the first as explicit items: support, its labels and queries, views joined."""
     drawn = draw(make_domain(), batch=batch, n_way=4, n_shot=3, seed=seed)
-    rows, support, query = distinct_rows(drawn)
-    views = centred_views(drawn.domain, rows)
-    items = PlacedItems(
-        tuple(views.values()),
-        tuple(view.encoder_id for view in drawn.domain.views),
-        support,
-        query,
-        drawn.domain.presence[rows],
-    )
-    grams = gather_grams(items, drawn.domain.presence[rows], drawn.membership)
-    joined = torch.cat([w**0.5 * items for w, items in zip(WEIGHTS, views.values(), strict=True)], dim=-1)
-    return grams, joined[support[0]], drawn.support_labels[0], joined[query[0]]
+    grams = gather(drawn)
+    joined, items = joined_views(grams, WEIGHTS), grams.items
+    return grams, joined[items.support[0]], drawn.support_labels[0], joined[items.query[0]]
 
 
 def weights_of(grams: EpisodeGrams) -> Tensor:

@@ -1,13 +1,12 @@
 import pytest
 import torch
-from synthetic import departed_learner, draw, make_domain
+from synthetic import departed_learner, draw, gather, make_domain
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from models.catalogue import CATALOGUE
 from models.common_space import projection
-from models.geometry import centred_views
-from models.grams import EpisodeGrams, PlacedItems, distinct_rows, gather_grams
+from models.grams import EpisodeGrams
 from models.nearest import support_as_queries
 from models.optimisation.inner_loop import Goal, Layer, adapt_and_score
 from models.optimisation.maml import MamlHead
@@ -20,12 +19,7 @@ WEIGHTS = torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7]])
 def make_episodes(*, n_shot: int = N_SHOT, dtype: torch.dtype = torch.float32) -> tuple[EpisodeGrams, Tensor]:
     """Two episodes, and the labels of their queries."""
     batch = draw(make_domain(), batch=2, n_way=N_WAY, n_shot=n_shot)
-    rows, support, query = distinct_rows(batch)
-    views = tuple(items.to(dtype) for items in centred_views(batch.domain, rows).values())
-    items = PlacedItems(
-        views, tuple(view.encoder_id for view in batch.domain.views), support, query, batch.domain.presence[rows]
-    )
-    return gather_grams(items, batch.domain.presence[rows], batch.membership.to(dtype)), batch.query_labels
+    return gather(batch, dtype), batch.query_labels
 
 
 @pytest.fixture(params=KINDS)

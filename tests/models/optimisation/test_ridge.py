@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 from sklearn.linear_model import Ridge
-from synthetic import draw, make_domain
+from synthetic import draw, gather, joined_views, make_domain
 from torch import Tensor
 from torch.nn.functional import one_hot, pad
 
@@ -31,18 +31,9 @@ def head() -> RidgeHead:
 def episode() -> tuple[EpisodeGrams, Tensor, Tensor, Tensor]:
     """One episode as similarities, and as explicit items: support, its labels and queries, weighted views joined."""
     batch = draw(make_domain(missing=0.2), batch=1, n_way=4, n_shot=SHOT)
-    rows, support, query = distinct_rows(batch)
-    views = centred_views(batch.domain, rows)
-    items = PlacedItems(
-        tuple(views.values()),
-        tuple(view.encoder_id for view in batch.domain.views),
-        support,
-        query,
-        batch.domain.presence[rows],
-    )
-    grams = gather_grams(items, batch.domain.presence[rows], batch.membership)
-    joined = torch.cat([w**0.5 * items for w, items in zip(WEIGHTS[0], views.values(), strict=True)], dim=-1)
-    return grams, joined[support[0]], batch.support_labels[0], joined[query[0]]
+    grams = gather(batch)
+    joined, items = joined_views(grams, WEIGHTS[0]), grams.items
+    return grams, joined[items.support[0]], batch.support_labels[0], joined[items.query[0]]
 
 
 def ridge_scores(head: RidgeHead, grams: EpisodeGrams) -> Tensor:
