@@ -15,8 +15,11 @@ MetaGradient = Callable[[Tensor, Tensor], None]
 Maker = Callable[[nn.Module, int, float], MetaGradient]
 """Called with a network, inner steps and the inner rate."""
 
-SUPPORT_LABELS = torch.arange(WAY).repeat_interleave(SHOT)
-QUERY_LABELS = torch.arange(WAY).repeat_interleave(QUERY)
+
+def labels_beside(network: nn.Module) -> tuple[Tensor, Tensor]:
+    """Return the labels of support and queries, where the network is."""
+    ways = torch.arange(WAY, device=next(network.parameters()).device)
+    return ways.repeat_interleave(SHOT), ways.repeat_interleave(QUERY)
 
 
 def available(peers: Peers) -> dict[str, Maker]:
@@ -33,13 +36,14 @@ def available(peers: Peers) -> dict[str, Maker]:
 def learn2learn(library: ModuleType) -> Maker:
     def make(network: nn.Module, steps: int, rate: float) -> MetaGradient:
         learner = library.MAML(network, lr=rate, first_order=False)
+        labels, query_labels = labels_beside(network)
 
         def add_gradient(support: Tensor, query: Tensor) -> None:
             for own, asked in zip(support, query, strict=True):
                 clone = learner.clone()
                 for _ in range(steps):
-                    clone.adapt(cross_entropy(clone(own), SUPPORT_LABELS))
-                (cross_entropy(clone(asked), QUERY_LABELS) / len(support)).backward()
+                    clone.adapt(cross_entropy(clone(own), labels))
+                (cross_entropy(clone(asked), query_labels) / len(support)).backward()
 
         return add_gradient
 
@@ -49,13 +53,14 @@ def learn2learn(library: ModuleType) -> Maker:
 def higher(library: ModuleType) -> Maker:
     def make(network: nn.Module, steps: int, rate: float) -> MetaGradient:
         inner = torch.optim.SGD(network.parameters(), lr=rate)
+        labels, query_labels = labels_beside(network)
 
         def add_gradient(support: Tensor, query: Tensor) -> None:
             for own, asked in zip(support, query, strict=True):
                 with library.innerloop_ctx(network, inner, copy_initial_weights=False) as (clone, optimiser):
                     for _ in range(steps):
-                        optimiser.step(cross_entropy(clone(own), SUPPORT_LABELS))
-                    (cross_entropy(clone(asked), QUERY_LABELS) / len(support)).backward()
+                        optimiser.step(cross_entropy(clone(own), labels))
+                    (cross_entropy(clone(asked), query_labels) / len(support)).backward()
 
         return add_gradient
 
@@ -65,14 +70,15 @@ def higher(library: ModuleType) -> Maker:
 def torchopt(library: ModuleType) -> Maker:
     def make(network: nn.Module, steps: int, rate: float) -> MetaGradient:
         inner = library.MetaSGD(network, lr=rate)
+        labels, query_labels = labels_beside(network)
 
         def add_gradient(support: Tensor, query: Tensor) -> None:
             start = library.extract_state_dict(network, by="reference", detach_buffers=True)
             state = library.extract_state_dict(inner, by="reference")
             for own, asked in zip(support, query, strict=True):
                 for _ in range(steps):
-                    inner.step(cross_entropy(network(own), SUPPORT_LABELS))
-                (cross_entropy(network(asked), QUERY_LABELS) / len(support)).backward()
+                    inner.step(cross_entropy(network(own), labels))
+                (cross_entropy(network(asked), query_labels) / len(support)).backward()
                 library.recover_state_dict(network, start)
                 library.recover_state_dict(inner, state)
 

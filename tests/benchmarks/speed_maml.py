@@ -5,8 +5,9 @@ episodes with our sampler. The meta-gradients of all parameters must agree in do
 """
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import cycle
 from typing import Any
 
 import torch
@@ -18,15 +19,18 @@ from torch.utils.flop_counter import FlopCounterMode
 from turns import Contender, Pace, how_many_times_faster, take_turns
 
 from models.features import DomainData
-from models.optimisation.inner_loop import Layer, meta_gradient
+from models.optimisation.inner_loop import Layer, StoredEpisodes, meta_gradient
 
 META_BATCH, STEPS, RATE = 32, 5, 0.5
 TOLERANCE = 1e-10
 """Of the length of a parameter's meta-gradient."""
 
 PEAK_SIZE = 2048
-GPU_META_BATCH, GPU_PEAK_SIZE = 1024, 8192
+GPU_META_BATCH, GPU_PEAK_SIZE = 4096, 8192
 """What keeps a GPU busy."""
+
+DRAWN_AT_ONCE = 8
+"""Meta-batches."""
 
 SHAPES = {"mlp": (DIM, 256, 64, WAY), "linear": (DIM, WAY)}
 
@@ -36,7 +40,7 @@ def measure_maml(shape: str, domain: DomainData, peers: Peers, pace: Pace) -> di
     episodes, makers = Episodes(domain), available(peers)
     for name, make in makers.items():
         check_meta_gradients(name, make, shape, episodes)
-    ours = our_meta_step(shape, episodes, episodes.items)
+    ours = our_meta_step(shape, episodes.items, episodes.parts(META_BATCH, DRAWN_AT_ONCE * META_BATCH))
     contenders = {"ours": ours} | {name: their_meta_step(make, shape, episodes) for name, make in makers.items()}
     times = take_turns({name: Contender(step, META_BATCH) for name, step in contenders.items()}, pace)
     return {f"maml_{shape}_vs_learn2learn": None} | {
@@ -47,19 +51,20 @@ def measure_maml(shape: str, domain: DomainData, peers: Peers, pace: Pace) -> di
 def measure_peak(domain: DomainData, peers: Peers, pace: Pace) -> dict[str, float | None]:
     """Return the matmul peak of the device where the domain is, how near our meta-step with the MLP comes, and more.
 
-    The floor of its time is that of its floating-point operations at the peak. The rest is what a pool of half
-    precision gains, for the MLP and for the linear head.
+    Episodes are drawn beforehand. The floor of its time is that of its floating-point operations at the peak. The rest
+    is what a pool of half precision gains, for the MLP and for the linear head.
     """
     episodes = Episodes(domain)
     items = episodes.items
     batch, size = (META_BATCH, PEAK_SIZE) if items.device.type == "cpu" else (GPU_META_BATCH, GPU_PEAK_SIZE)
-    ours = our_meta_step("mlp", episodes, items, batch)
+    drawn = [episodes.draw(batch) for _ in range(DRAWN_AT_ONCE)]
+    ours = our_meta_step("mlp", items, cycle(drawn))
     left, right = torch.randn(2, size, size, generator=episodes.generator).to(items)
     contenders = {
         "ours": Contender(ours, batch),
-        "ours, bfloat16 pool": Contender(our_meta_step("mlp", episodes, items.bfloat16(), batch), batch),
-        "linear": Contender(our_meta_step("linear", episodes, items, batch), batch),
-        "linear, bfloat16 pool": Contender(our_meta_step("linear", episodes, items.bfloat16(), batch), batch),
+        "ours, bfloat16 pool": Contender(our_meta_step("mlp", items.bfloat16(), cycle(drawn)), batch),
+        "linear": Contender(our_meta_step("linear", items, cycle(drawn)), batch),
+        "linear, bfloat16 pool": Contender(our_meta_step("linear", items.bfloat16(), cycle(drawn)), batch),
         "matmul": Contender(lambda: left @ right, 2 * size**3),
     }
     times = take_turns(contenders, pace)
@@ -76,11 +81,11 @@ def measure_peak(domain: DomainData, peers: Peers, pace: Pace) -> dict[str, floa
 
 def check_meta_gradients(name: str, make: Maker, shape: str, episodes: Episodes) -> None:
     """Raise unless a library's meta-gradient is ours, in double precision."""
-    ours, theirs = _network(shape).double(), _network(shape).double()
-    drawn = episodes.draw(3)
-    drawn = replace(drawn, items=drawn.items.double())
+    items = episodes.items.double()
+    ours, theirs = (_network(shape, items.device).double() for _ in range(2))
+    drawn = replace(episodes.draw(3), items=items)
     layers = _layers(ours)
-    meta_gradient(layers, drawn, torch.full((STEPS, len(layers)), RATE, dtype=torch.float64))
+    meta_gradient(layers, drawn, torch.full((STEPS, len(layers)), RATE).to(items))
     make(theirs, STEPS, RATE)(drawn.take(drawn.support), drawn.take(drawn.query))
     for mine, other in zip(_gradients(ours), _gradients(theirs), strict=True):
         error = float((mine - other).norm() / other.norm())
@@ -88,17 +93,17 @@ def check_meta_gradients(name: str, make: Maker, shape: str, episodes: Episodes)
             raise AssertionError(f"the meta-gradient of {name} differs from ours by {error:.1e} of its length")
 
 
-def our_meta_step(shape: str, episodes: Episodes, items: Tensor, batch: int = META_BATCH) -> Callable[[], None]:
-    """Return a meta-step; episodes are drawn for eight steps at once."""
-    network = _network(shape).to(items.device)
+def our_meta_step(shape: str, items: Tensor, drawn: Iterator[StoredEpisodes]) -> Callable[[], None]:
+    """Return a meta-step on the next episodes, with `items` in the place of theirs."""
+    network = _network(shape, items.device)
     layers = _layers(network)
     rates = torch.full((STEPS, len(layers)), RATE, device=items.device)
     optimiser = torch.optim.Adam(network.parameters(), 1e-3)
-    drawn = episodes.parts(batch, 8 * batch)
 
     def step() -> None:
+        episodes = replace(next(drawn), items=items)
         optimiser.zero_grad()
-        meta_gradient(layers, replace(next(drawn), items=items), rates, chunk=batch)
+        meta_gradient(layers, episodes, rates, chunk=len(episodes.support))
         optimiser.step()
 
     return step
@@ -106,7 +111,7 @@ def our_meta_step(shape: str, episodes: Episodes, items: Tensor, batch: int = ME
 
 def their_meta_step(make: Maker, shape: str, episodes: Episodes) -> Callable[[], None]:
     """Return a meta-step with a library's meta-gradient."""
-    network = _network(shape)
+    network = _network(shape, episodes.items.device)
     add_gradient = make(network, STEPS, RATE)
     optimiser = torch.optim.Adam(network.parameters(), 1e-3)
 
@@ -130,12 +135,12 @@ def flops(work: Callable[[], Any]) -> int:
     return counter.get_total_flops()
 
 
-def _network(shape: str) -> nn.Sequential:
+def _network(shape: str, device: torch.device) -> nn.Sequential:
     torch.manual_seed(0)
     layers: list[nn.Module] = []
     for inputs, outputs in zip(SHAPES[shape], SHAPES[shape][1:], strict=False):
         layers += [nn.Linear(inputs, outputs), nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
+    return nn.Sequential(*layers[:-1]).to(device)
 
 
 def _layers(network: nn.Sequential) -> list[Layer]:

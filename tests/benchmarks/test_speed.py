@@ -50,3 +50,13 @@ def _measured(part: str, *more: str) -> dict[str, float | None]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
+
+
+@pytest.mark.slow
+def test_a_step_of_training_is_timed_for_each_learner_asked_for():
+    script = Path(__file__).with_name("training_steps.py")
+    command = [sys.executable, str(script), "--steps", "3", "--per-class", "20", "--learners", "metric", "maml"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    rows = [line.split() for line in done.stdout.splitlines()[1:]]
+    assert [name for name, _ in rows] == ["metric", "maml"]
+    assert all(float(milliseconds) > 0 for _, milliseconds in rows)
