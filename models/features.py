@@ -29,7 +29,7 @@ class ViewSpec:
 class DomainData:
     """All items of one domain: one feature matrix per view, a presence mask, and the labels that are known.
 
-    Rows of `features` are zero where `presence` is false. `labels` indexes `classes`; -1 is unlabelled.
+    What `features` hold where `presence` is false plays no part. `labels` indexes `classes`; -1 is unlabelled.
     """
 
     domain: str
@@ -87,15 +87,8 @@ class DomainData:
         )
 
     def with_presence(self, presence: Bool[Tensor, "item view"]) -> "DomainData":
-        """Return the same items with some views hidden; the means stay those of all items."""
-        hidden = replace(
-            self,
-            presence=presence,
-            features={
-                view.name: self.features[view.name] * presence[:, number, None]
-                for number, view in enumerate(self.views)
-            },
-        )
+        """Return the same items with some views hidden; nothing is copied, and the means stay those of all items."""
+        hidden = replace(self, presence=presence)
         hidden.__dict__["means"] = self.means
         return hidden
 

@@ -53,6 +53,19 @@ def make_domain(
     return DomainData(name, tuple(views), features, presence, labels, names, ids)
 
 
+def with_other_hidden_features(domain: DomainData) -> DomainData:
+    """Return a domain whose features are quite other ones wherever a view is hidden."""
+    generator = torch.Generator().manual_seed(0)
+    features = {}
+    for view, is_there in zip(domain.views, domain.presence.T, strict=True):
+        items = domain.features[view.name]
+        noise = 100 * torch.randn(items.shape, generator=generator)
+        features[view.name] = torch.where(is_there.unsqueeze(-1), items, noise)
+    other = replace(domain, features=features)
+    other.__dict__["means"] = domain.means
+    return other
+
+
 def centre_of(label: str, view: ViewSpec) -> Tensor:
     """The centre of a class under an encoder, the same in every domain."""
     seed = crc32(f"{label}/{view.encoder_id}".encode())

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
-from synthetic import FACTS, PICTURE, TITLE, draw, make_domain, without_view
+from synthetic import FACTS, PICTURE, TITLE, draw, make_domain, with_other_hidden_features, without_view
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -59,6 +59,13 @@ def test_best_single_is_the_best_of_the_views(toys):
         accuracies[view.name] = accuracy_per_episode(answer.float(), batch.query_labels).mean().item()
     found = accuracy_per_episode(BestSingle().log_probabilities(batch), batch.query_labels).mean().item()
     assert found == pytest.approx(max(accuracies.values()), abs=0.01)
+
+
+def test_what_the_features_of_hidden_views_are_plays_no_part(toys):
+    hidden = toys.with_hidden_views(0.4, torch.Generator().manual_seed(0))
+    found, expected = (raw_grams(draw(domain)) for domain in (with_other_hidden_features(hidden), hidden))
+    assert torch.equal(found.support, expected.support)
+    assert torch.equal(found.cross, expected.cross)
 
 
 def test_raw_similarities_are_of_uncentred_features_with_means_for_missing_views(toys):

@@ -25,11 +25,10 @@ def test_taking_rows_keeps_their_order_and_the_classes(toys):
     assert torch.equal(taken.features["title"], toys.features["title"][rows])
 
 
-def test_hidden_view_has_zero_features_and_the_mean_of_all_items():
+def test_hiding_views_copies_no_features_and_keeps_the_mean_of_all_items():
     domain = make_domain()
     hidden = domain.with_presence(torch.arange(96)[:, None].expand(96, 3) % 2 == 0)
-    assert not hidden.features["title"][1::2].any()
-    assert torch.equal(hidden.features["title"][::2], domain.features["title"][::2])
+    assert hidden.features["title"] is domain.features["title"]
     assert torch.equal(hidden.means["title"], domain.means["title"])
 
 
@@ -40,7 +39,6 @@ def test_share_of_views_is_hidden_to_the_view_and_never_the_last_of_an_item(shar
     assert (domain.presence.sum() - hidden.presence.sum()).item() == n_hidden
     assert hidden.presence.any(1).all()
     assert not (hidden.presence & ~domain.presence).any()
-    assert not hidden.features["title"][~hidden.presence[:, 0]].any()
     assert torch.equal(hidden.means["title"], domain.means["title"])
 
 
@@ -64,7 +62,6 @@ def test_view_dropout_leaves_one_to_every_item(rate):
     hidden = domain.with_view_dropout(rate, torch.Generator().manual_seed(0))
     kept = hidden.presence
     assert kept.sum(1).min() == 1
-    assert not hidden.features["title"][~kept[:, 0]].any()
     assert torch.equal(hidden.means["title"], domain.means["title"])
     assert (kept.sum(1) == 2).float().mean().item() == pytest.approx((1 - rate) ** 2, abs=0.05)
 

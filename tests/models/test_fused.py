@@ -6,7 +6,16 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load, save
-from synthetic import TITLE, VIEWS, departed_learner, draw, make_domain, support_of, without_view
+from synthetic import (
+    TITLE,
+    VIEWS,
+    departed_learner,
+    draw,
+    make_domain,
+    support_of,
+    with_other_hidden_features,
+    without_view,
+)
 from test_auto_invariances import undecided
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -60,6 +69,15 @@ def test_answers_are_distributions(trained, toys):
     probabilities = trained.adapt(toys, support_of(toys, 3)).predict(toys)
     assert_near(probabilities.sum(-1), torch.ones(len(toys)))
     assert (probabilities >= 0).all()
+
+
+def test_what_the_features_of_hidden_views_are_plays_no_part(trained, toys):
+    hidden = toys.with_hidden_views(0.4, torch.Generator().manual_seed(0))
+    other = with_other_hidden_features(hidden)
+    assert torch.equal(answers(trained, draw(other)), answers(trained, draw(hidden)))
+    models = [trained.adapt(domain, support_of(domain, 3)) for domain in (hidden, other)]
+    assert torch.equal(models[1].predict(other), models[0].predict(hidden))
+    assert torch.equal(models[1].embed(other), models[0].embed(hidden))
 
 
 def test_no_items_get_no_rows(trained, toys):
