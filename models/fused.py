@@ -27,15 +27,14 @@ from models.grams import (
 )
 from models.heads import (
     AdversarialHead,
-    ContestedHead,
     EnsembleHead,
     EpisodeLoss,
     FittedHead,
     WeighingHead,
     query_loss,
 )
-from models.metrics import accuracy_per_episode, estimate
 from models.placement import Placement, centred_pool
+from models.settling import Asked, drop_unless_it_pays, settle_strengths
 from models.strength import ByShot
 from models.temperature import Temperature, Uncalibrated
 
@@ -92,20 +91,18 @@ class FusedLearner(nn.Module):
             loss = loss + self.head.game(grams, weights, self.plenty(episodes, grams.items))
         return loss
 
-    def settle(self, batches: Iterable[EpisodeBatch]) -> None:
-        """Drop the part that a head has in contest unless it gains accuracy on episodes, beyond chance."""
-        if not isinstance(self.head, ContestedHead):
-            return
-        gains = []
-        with torch.no_grad():
+    def settle(self, batches: Sequence[EpisodeBatch]) -> None:
+        """Drop the part that a head has in contest unless it pays on episodes, and use as much of the head as does."""
+
+        def asked() -> Iterator[Asked]:
             for episodes in batches:
-                grams, labels = self._grams(episodes), episodes.query_labels
+                grams = self._grams(episodes)
                 weights = self.view_weights(grams, modality_numbers(episodes.domain.views))
-                used, plain = self.head(grams, weights), self.head.plain(grams, weights)
-                gains.append(accuracy_per_episode(used, labels) - accuracy_per_episode(plain, labels))
-        gain = estimate(torch.cat(gains))
-        if gain.mean <= gain.ci95:
-            self.head.drop()
+                yield Asked(grams, weights, episodes.query_labels)
+
+        with torch.no_grad():
+            drop_unless_it_pays(self.head, asked())
+            settle_strengths(self.head, asked())
 
     def calibrate(self, batches: Iterable[tuple[EpisodeBatch, bool]]) -> None:
         """Fit the temperature to episodes, each batch with whether views were hidden in it."""

@@ -103,8 +103,8 @@ class MetaLearner(Prior, Protocol):
         """Return the loss of the outer loop on a batch of episodes."""
         ...
 
-    def settle(self, batches: Iterable[EpisodeBatch]) -> None:
-        """Drop what does not pay on episodes of classes that no weight was trained on."""
+    def settle(self, batches: Sequence[EpisodeBatch]) -> None:
+        """Keep what pays on episodes of classes that no weight was trained on; each batch is of one shot."""
         ...
 
     def calibrate(self, batches: Iterable[tuple[EpisodeBatch, bool]]) -> None:

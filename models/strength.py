@@ -1,5 +1,7 @@
 """Learned strengths that follow the number of labels."""
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ class ByShot(nn.Module):
 
     def __init__(self, count: int = 1, *, start: float = 0.0) -> None:
         super().__init__()
+        self.start = start
         self.level = nn.Parameter(torch.full((count,), start))
         self.slope = nn.Parameter(torch.zeros(count))
 
@@ -22,6 +25,18 @@ class ByShot(nn.Module):
         """Return the strengths at the given shot."""
         strength: Tensor = self.level + self.slope * shot.clamp(1.0, MOST_SHOTS).log().unsqueeze(-1)
         return strength
+
+    @torch.no_grad()
+    def keep(self, shares: Mapping[float, float]) -> None:
+        """Go back towards the start, to these shares of the way, by shot; of several the outermost two count."""
+        low, high = (math.log(min(shot, MOST_SHOTS)) for shot in (min(shares), max(shares)))
+        at_low, at_high = (
+            self.start + shares[shot] * (self(self.level.new_tensor(shot)) - self.start)
+            for shot in (min(shares), max(shares))
+        )
+        slope = (at_high - at_low) / (high - low) if low < high else shares[min(shares)] * self.slope
+        self.level.copy_(at_low - slope * low)
+        self.slope.copy_(slope)
 
 
 def bounded(strength: Float[Tensor, "*shape"], most: float) -> Float[Tensor, "*shape"]:

@@ -4,8 +4,8 @@ Classes are split three ways. Some are held out to validate on. The rest form tw
 gradient are fitted on one fold while episodes are drawn from the other, and the folds take turns, because a learner
 that meets in its episodes the very classes its statistics were fitted on learns to trust them too much. The last state
 wins of those that are not worse on the validation classes, beyond chance, than the best; the untrained state takes part
-in that contest. A learner with a part that has to pay drops it in the end unless it does so on the validation classes,
-with statistics of the others. Then the learner is calibrated on all classes, each with statistics of the others.
+in that contest. In the end the learner keeps as much of its head as pays on the validation classes, with statistics of
+the others (`settling.py`). Then it is calibrated on all classes, each with statistics of the others.
 """
 
 import math
@@ -256,14 +256,10 @@ class _Run:
 
     def finish(self) -> None:
         self._become(self.best)
-        self.learner.settle(self._new_episodes())
+        self.learner.fit_statistics(self.domains, (*self.split.folds[0], *self.split.folds[1]))
+        self.learner.settle(self.validation_episodes)
         self.learner.calibrate(self._calibration_episodes())
         self.learner.fit_statistics(self.domains, self.split.all)
-
-    def _new_episodes(self) -> Iterator[EpisodeBatch]:
-        """Yield the validation episodes; by then statistics are those of both folds."""
-        self.learner.fit_statistics(self.domains, (*self.split.folds[0], *self.split.folds[1]))
-        yield from self.validation_episodes
 
     def _calibration_episodes(self) -> Iterator[tuple[EpisodeBatch, bool]]:
         """Yield episodes of one part of the classes after another; by then statistics are those of the other parts.

@@ -8,7 +8,7 @@ neither. Nothing is trained in between, and the episodes are the same. `used` is
 
 import argparse
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
@@ -55,7 +55,7 @@ class Recorded(FusedLearner):
         super().__init__(KIND, FeatureGeneratorHead(), generator_loss)
         self.learned = ByShot()
 
-    def settle(self, batches: Iterable[EpisodeBatch]) -> None:
+    def settle(self, batches: Sequence[EpisodeBatch]) -> None:
         self.learned = deepcopy(self.head.generation)
         super().settle(batches)
 

@@ -1,5 +1,6 @@
 import math
 
+import pytest
 import torch
 
 from models.strength import MOST_SHOTS, ByShot, bounded, within
@@ -33,3 +34,37 @@ def test_beyond_bounds_only_gradients_that_lead_back_pass():
 def test_bounded_strength_is_itself_near_zero_and_ends_at_the_bound():
     found = bounded(torch.tensor([-9.0, -0.01, 0.0, 0.01, 9.0]), 0.5)
     torch.testing.assert_close(found, torch.tensor([-0.5, -0.01, 0.0, 0.01, 0.5]), atol=1e-5, rtol=0)
+
+
+@pytest.fixture
+def learned() -> ByShot:
+    """A strength that began at 2, is 4 at one label and falls by 1 with every factor of e."""
+    strength = ByShot(start=2.0)
+    with torch.no_grad():
+        strength.level.fill_(4.0)
+        strength.slope.fill_(-1.0)
+    return strength
+
+
+def values(strength: ByShot, *shots: float) -> list[float]:
+    return strength(torch.tensor(shots)).flatten().tolist()
+
+
+def test_strength_goes_back_to_its_share_of_the_way_at_each_shot(learned):
+    at_five = values(learned, 5.0)[0]
+    learned.keep({1.0: 0.25, 5.0: 0.5})
+    assert values(learned, 1.0, 5.0) == pytest.approx([2.5, 2 + 0.5 * (at_five - 2)])
+    assert values(learned, 5**0.5)[0] == pytest.approx(sum(values(learned, 1.0, 5.0)) / 2)
+
+
+@pytest.mark.parametrize("shares", [{3.0: 0.5}, {1.0: 0.5, 5.0: 0.5}, {MOST_SHOTS: 0.5, 2 * MOST_SHOTS: 0.5}])
+def test_strength_of_one_share_goes_back_alike_at_all_shots(learned, shares):
+    before = values(learned, 1.0, 3.0, 20.0)
+    learned.keep(shares)
+    assert values(learned, 1.0, 3.0, 20.0) == pytest.approx([1 + 0.5 * value for value in before])
+
+
+def test_strength_stays_where_all_of_the_way_is_kept(learned):
+    before = values(learned, 1.0, 3.0, 20.0)
+    learned.keep({1.0: 1.0, 5.0: 1.0})
+    assert values(learned, 1.0, 3.0, 20.0) == pytest.approx(before)

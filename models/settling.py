@@ -1,0 +1,77 @@
+"""What of a trained head is used: as much as pays on classes that no weight was trained on.
+
+The outer loop trains everything together, so a state that is better than the untrained one may still hold a head that
+is worse than none: what networks learn of the training classes need not be so of others. So a part that has to pay is
+dropped unless it does, and then all strengths go back part of the way to where they began: at each shot to the largest
+share of it that is within one standard error of the best (Breiman et al., 1984, Classification and Regression Trees,
+section 3.4.3). The end of that way is nearest centroid, on items as they were learned to be placed and weighed.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from models.grams import EpisodeGrams
+from models.heads import ContestedHead
+from models.metrics import accuracy_per_episode, estimate
+from models.strength import ByShot
+
+SHARES = (1.0, 0.7, 0.5, 0.35, 0.2, 0.1, 0.0)
+"""Of the way from where strengths began to where training left them, the largest first."""
+
+
+class Asked(NamedTuple):
+    """Episodes of one shot, as a head is asked about them."""
+
+    grams: EpisodeGrams
+    weights: Float[Tensor, "batch view"]
+    labels: Int[Tensor, "batch query"]
+
+
+@torch.no_grad()
+def drop_unless_it_pays(head: nn.Module, episodes: Iterable[Asked]) -> None:
+    """Drop the part that a head has in contest, if any, unless it gains accuracy, beyond chance."""
+    if not isinstance(head, ContestedHead):
+        return
+    gains = [
+        accuracy_per_episode(head(grams, weights), labels) - accuracy_per_episode(head.plain(grams, weights), labels)
+        for grams, weights, labels in episodes
+    ]
+    gain = estimate(torch.cat(gains))
+    if gain.mean <= gain.ci95:
+        head.drop()
+
+
+@torch.no_grad()
+def settle_strengths(head: nn.Module, episodes: Iterable[Asked]) -> dict[float, float]:
+    """Let the strengths of a head go back as far as it takes; returns the share of the way that is left, by shot."""
+    strengths = [module for module in head.modules() if isinstance(module, ByShot)]
+    trained = [deepcopy(strength.state_dict()) for strength in strengths]
+
+    def keep(shares: dict[float, float]) -> None:
+        for strength, state in zip(strengths, trained, strict=True):
+            strength.load_state_dict(state)
+            strength.keep(shares)
+
+    accuracies: dict[float, dict[float, list[Tensor]]] = defaultdict(lambda: defaultdict(list))
+    for grams, weights, labels in episodes:
+        shot = grams.shots.mean().item()
+        for share in SHARES:
+            keep({shot: share})
+            accuracies[shot][share].append(accuracy_per_episode(head(grams, weights), labels))
+    shares = {shot: largest_as_good(by_share) for shot, by_share in accuracies.items()}
+    keep(shares)
+    return shares
+
+
+def largest_as_good(accuracies: Mapping[float, Sequence[Float[Tensor, " episode"]]]) -> float:
+    """Return the first share whose accuracy, episode by episode, is within one standard error of the best share's."""
+    found = {share: torch.cat(list(parts)) for share, parts in accuracies.items()}
+    best = max(found.values(), key=lambda accuracy: accuracy.mean().item())
+    lost = {share: estimate(best - accuracy) for share, accuracy in found.items()}
+    return next(share for share, loss in lost.items() if 1.96 * loss.mean <= loss.ci95)
