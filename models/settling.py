@@ -9,7 +9,6 @@ section 3.4.3). The end of that way is nearest centroid, on items as they were l
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from copy import deepcopy
 from typing import NamedTuple
 
 import torch
@@ -49,23 +48,18 @@ def drop_unless_it_pays(head: nn.Module, episodes: Iterable[Asked]) -> None:
 
 @torch.no_grad()
 def settle_strengths(head: nn.Module, episodes: Iterable[Asked]) -> dict[float, float]:
-    """Let the strengths of a head go back as far as it takes; returns the share of the way that is left, by shot."""
+    """Have the strengths of a head used as far as they pay; returns the share of them that is, by shot."""
     strengths = [module for module in head.modules() if isinstance(module, ByShot)]
-    trained = [deepcopy(strength.state_dict()) for strength in strengths]
-
-    def keep(shares: dict[float, float]) -> None:
-        for strength, state in zip(strengths, trained, strict=True):
-            strength.load_state_dict(state)
-            strength.keep(shares)
-
     accuracies: dict[float, dict[float, list[Tensor]]] = defaultdict(lambda: defaultdict(list))
     for grams, weights, labels in episodes:
         shot = grams.shots.mean().item()
         for share in SHARES:
-            keep({shot: share})
+            for strength in strengths:
+                strength.keep({shot: share})
             accuracies[shot][share].append(accuracy_per_episode(head(grams, weights), labels))
     shares = {shot: largest_as_good(by_share) for shot, by_share in accuracies.items()}
-    keep(shares)
+    for strength in strengths:
+        strength.keep(shares)
     return shares
 
 

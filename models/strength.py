@@ -13,30 +13,36 @@ MOST_SHOTS = 10.0
 
 
 class ByShot(nn.Module):
-    """Strengths that are linear in the logarithm of the shot."""
+    """Strengths that are linear in the logarithm of the shot, and the share of them that is used.
+
+    The share is that of the way from where they began to where training left them: all of it unless told to `keep` less.
+    """
+
+    start: Tensor
+    log_shots: Tensor
+    shares: Tensor
 
     def __init__(self, count: int = 1, *, start: float = 0.0) -> None:
         super().__init__()
-        self.start = start
         self.level = nn.Parameter(torch.full((count,), start))
         self.slope = nn.Parameter(torch.zeros(count))
+        self.register_buffer("start", torch.tensor(start), persistent=False)
+        self.register_buffer("log_shots", torch.tensor([0.0, math.log(MOST_SHOTS)]))
+        self.register_buffer("shares", torch.ones(2))
 
     def forward(self, shot: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch count"]:
         """Return the strengths at the given shot."""
-        strength: Tensor = self.level + self.slope * shot.clamp(1.0, MOST_SHOTS).log().unsqueeze(-1)
-        return strength
+        log_shot = shot.clamp(1.0, MOST_SHOTS).log().unsqueeze(-1)
+        low, high = self.log_shots
+        position = ((log_shot - low) / (high - low).clamp(min=1e-6)).clamp(0.0, 1.0)
+        share = torch.lerp(self.shares[0], self.shares[1], position)
+        return torch.lerp(self.start, self.level + self.slope * log_shot, share)
 
-    @torch.no_grad()
     def keep(self, shares: Mapping[float, float]) -> None:
-        """Go back towards the start, to these shares of the way, by shot; of several the outermost two count."""
-        low, high = (math.log(min(shot, MOST_SHOTS)) for shot in (min(shares), max(shares)))
-        at_low, at_high = (
-            self.start + shares[shot] * (self(self.level.new_tensor(shot)) - self.start)
-            for shot in (min(shares), max(shares))
-        )
-        slope = (at_high - at_low) / (high - low) if low < high else shares[min(shares)] * self.slope
-        self.level.copy_(at_low - slope * low)
-        self.slope.copy_(slope)
+        """Use these shares, by shot: from the least shot to the greatest linear in its logarithm, beyond constant."""
+        ends = (min(shares), max(shares))
+        self.log_shots.copy_(torch.tensor([math.log(min(shot, MOST_SHOTS)) for shot in ends]))
+        self.shares.copy_(torch.tensor([shares[shot] for shot in ends]))
 
 
 def bounded(strength: Float[Tensor, "*shape"], most: float) -> Float[Tensor, "*shape"]:

@@ -133,11 +133,17 @@ def large_classes(domain: DomainData, n_items: int) -> tuple[str, ...]:
 
 
 def train(
-    learner: MetaLearner, domains: Sequence[DomainData], config: TrainConfig, state: dict[str, Any] | None = None
+    learner: MetaLearner,
+    domains: Sequence[DomainData],
+    config: TrainConfig,
+    state: dict[str, Any] | None = None,
+    *,
+    is_settled: bool = True,
 ) -> Iterator[TrainProgress]:
     """Train `learner` in place and report after every step; afterwards it is in its best state and calibrated.
 
     Give the `state` of an earlier report to go on from there: the result is the same as without the interruption.
+    Unless `is_settled`, all of the trained head is used, whether it pays or not.
 
     Raises:
         EpisodeTooSmall: the domains have too few classes or items for the episodes asked for.
@@ -152,7 +158,7 @@ def train(
     for step in range(run.step + 1, config.steps + 1):
         loss = run.advance(step)
         yield run.progress(step, loss)
-    run.finish()
+    run.finish(is_settled)
 
 
 def validation_episodes(domains: Sequence[DomainData], config: TrainConfig) -> list[EpisodeBatch]:
@@ -254,10 +260,11 @@ class _Run:
         if lost.mean <= lost.ci95:
             self.best = self._snapshot()
 
-    def finish(self) -> None:
+    def finish(self, is_settled: bool) -> None:
         self._become(self.best)
-        self.learner.fit_statistics(self.domains, (*self.split.folds[0], *self.split.folds[1]))
-        self.learner.settle(self.validation_episodes)
+        if is_settled:
+            self.learner.fit_statistics(self.domains, (*self.split.folds[0], *self.split.folds[1]))
+            self.learner.settle(self.validation_episodes)
         self.learner.calibrate(self._calibration_episodes())
         self.learner.fit_statistics(self.domains, self.split.all)
 

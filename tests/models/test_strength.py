@@ -50,11 +50,20 @@ def values(strength: ByShot, *shots: float) -> list[float]:
     return strength(torch.tensor(shots)).flatten().tolist()
 
 
-def test_strength_goes_back_to_its_share_of_the_way_at_each_shot(learned):
-    at_five = values(learned, 5.0)[0]
+def test_share_of_the_way_is_that_of_the_shot_between_two_and_of_the_nearer_beyond(learned):
+    shots = (1.0, 2.0, 4.0, 8.0, 10.0)
+    before = values(learned, *shots)
+    learned.keep({2.0: 0.2, 8.0: 0.6})
+    shares = (0.2, 0.2, 0.4, 0.6, 0.6)
+    assert values(learned, *shots) == pytest.approx([2 + s * (b - 2) for s, b in zip(shares, before, strict=True)])
+
+
+def test_share_is_stored_beside_what_was_learned(learned):
     learned.keep({1.0: 0.25, 5.0: 0.5})
-    assert values(learned, 1.0, 5.0) == pytest.approx([2.5, 2 + 0.5 * (at_five - 2)])
-    assert values(learned, 5**0.5)[0] == pytest.approx(sum(values(learned, 1.0, 5.0)) / 2)
+    again = ByShot(start=2.0)
+    again.load_state_dict(learned.state_dict())
+    assert values(again, 1.0, 3.0, 20.0) == values(learned, 1.0, 3.0, 20.0)
+    assert again.level.item() == 4.0
 
 
 @pytest.mark.parametrize("shares", [{3.0: 0.5}, {1.0: 0.5, 5.0: 0.5}, {MOST_SHOTS: 0.5, 2 * MOST_SHOTS: 0.5}])
@@ -67,4 +76,4 @@ def test_strength_of_one_share_goes_back_alike_at_all_shots(learned, shares):
 def test_strength_stays_where_all_of_the_way_is_kept(learned):
     before = values(learned, 1.0, 3.0, 20.0)
     learned.keep({1.0: 1.0, 5.0: 1.0})
-    assert values(learned, 1.0, 3.0, 20.0) == pytest.approx(before)
+    assert values(learned, 1.0, 3.0, 20.0) == before
