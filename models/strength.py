@@ -15,7 +15,7 @@ MOST_SHOTS = 10.0
 class ByShot(nn.Module):
     """Strengths that are linear in the logarithm of the shot, and the share of them that is used.
 
-    The share is that of the way from where they began to where training left them: all of it unless told to `keep` less.
+    The share is that of the way from where they began to where training left them: all of it, unless `keep` is called.
     """
 
     start: Tensor
@@ -35,8 +35,9 @@ class ByShot(nn.Module):
         log_shot = shot.clamp(1.0, MOST_SHOTS).log().unsqueeze(-1)
         low, high = self.log_shots
         position = ((log_shot - low) / (high - low).clamp(min=1e-6)).clamp(0.0, 1.0)
-        share = torch.lerp(self.shares[0], self.shares[1], position)
-        return torch.lerp(self.start, self.level + self.slope * log_shot, share)
+        share = self.shares[0] + (self.shares[1] - self.shares[0]) * position
+        strength: Tensor = share * (self.level + self.slope * log_shot) + (1 - share) * self.start
+        return strength
 
     def keep(self, shares: Mapping[float, float]) -> None:
         """Use these shares, by shot: from the least shot to the greatest linear in its logarithm, beyond constant."""
