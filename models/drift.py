@@ -70,7 +70,8 @@ def unseen(reference: DomainData, current: DomainData) -> Bool[Tensor, " item"]:
     for before, now in _shared(reference, current):
         name = current.views[now].name
         is_unseen |= reference.presence[rows, before] != current.presence[:, now]
-        is_unseen |= (reference.features[name][rows] != current.features[name]).any(1)
+        is_changed = (reference.features[name][rows] != current.features[name]).any(1)
+        is_unseen |= current.presence[:, now] & is_changed
     return is_unseen
 
 

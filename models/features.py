@@ -29,7 +29,8 @@ class ViewSpec:
 class DomainData:
     """All items of one domain: one feature matrix per view, a presence mask, and the labels that are known.
 
-    What `features` hold where `presence` is false plays no part. `labels` indexes `classes`; -1 is unlabelled.
+    Features are finite; what they hold where `presence` is false plays no part. `labels` indexes `classes`; -1 is
+    unlabelled.
     """
 
     domain: str

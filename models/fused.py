@@ -34,7 +34,7 @@ from models.heads import (
     query_loss,
 )
 from models.placement import Placement, centred_pool
-from models.settling import Asked, drop_unless_it_pays, settle_strengths
+from models.settling import Asked, drop_unless_it_pays, keep, settle_strengths
 from models.strength import ByShot
 from models.temperature import Temperature, Uncalibrated
 
@@ -90,6 +90,10 @@ class FusedLearner(nn.Module):
         if isinstance(self.head, AdversarialHead):
             loss = loss + self.head.game(grams, weights, self.plenty(episodes, grams.items))
         return loss
+
+    def unsettle(self) -> None:
+        """Use all of the head."""
+        keep(self.head, {1.0: 1.0})
 
     def settle(self, batches: Sequence[EpisodeBatch]) -> None:
         """Drop the part that a head has in contest unless it pays on episodes, and use as much of the head as does."""

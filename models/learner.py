@@ -103,6 +103,10 @@ class MetaLearner(Prior, Protocol):
         """Return the loss of the outer loop on a batch of episodes."""
         ...
 
+    def unsettle(self) -> None:
+        """Use all that was trained, as training does."""
+        ...
+
     def settle(self, batches: Sequence[EpisodeBatch]) -> None:
         """Keep what pays on episodes of classes that no weight was trained on; each batch is of one shot."""
         ...

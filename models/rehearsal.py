@@ -50,7 +50,8 @@ def learn_to_choose(
 
     Shots, ways and the share of missing views vary, so that the choice can follow them. Where there is no rehearsal,
     because there is one domain or half of them have too few classes, the learners themselves are judged, on classes
-    that they were not trained on; their statistics are those of all classes afterwards, as training leaves them.
+    that only chose their state and how much of their heads is used; their statistics are those of all classes
+    afterwards, as training leaves them.
 
     Raises:
         EpisodeTooSmall: the domains have too few classes or items to train on.

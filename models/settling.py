@@ -2,9 +2,10 @@
 
 The outer loop trains everything together, so a state that is better than the untrained one may still hold a head that
 is worse than none: what networks learn of the training classes need not be so of others. So a part that has to pay is
-dropped unless it does, and then all strengths go back part of the way to where they began: at each shot to the largest
-share of it that is within one standard error of the best (Breiman et al., 1984, Classification and Regression Trees,
-section 3.4.3). The end of that way is nearest centroid, on items as they were learned to be placed and weighed.
+dropped unless it does, and then all strengths go back part of the way to where they began: at the least and the
+greatest shot to the largest share of it that is as good as the best, give or take one standard error of the difference
+(after Breiman et al., 1984, Classification and Regression Trees, section 3.4.3). The end of that way is nearest
+centroid, on items as they were learned to be placed and weighed.
 """
 
 from collections import defaultdict
@@ -48,19 +49,23 @@ def drop_unless_it_pays(head: nn.Module, episodes: Iterable[Asked]) -> None:
 
 @torch.no_grad()
 def settle_strengths(head: nn.Module, episodes: Iterable[Asked]) -> dict[float, float]:
-    """Have the strengths of a head used as far as they pay; returns the share of them that is, by shot."""
-    strengths = [module for module in head.modules() if isinstance(module, ByShot)]
+    """Have the strengths of a head used as far as they pay; returns the share at the least and the greatest shot."""
     accuracies: dict[float, dict[float, list[Tensor]]] = defaultdict(lambda: defaultdict(list))
     for grams, weights, labels in episodes:
         shot = grams.shots.mean().item()
         for share in SHARES:
-            for strength in strengths:
-                strength.keep({shot: share})
+            keep(head, {shot: share})
             accuracies[shot][share].append(accuracy_per_episode(head(grams, weights), labels))
-    shares = {shot: largest_as_good(by_share) for shot, by_share in accuracies.items()}
-    for strength in strengths:
-        strength.keep(shares)
+    shares = {shot: largest_as_good(accuracies[shot]) for shot in (min(accuracies), max(accuracies))}
+    keep(head, shares)
     return shares
+
+
+def keep(head: nn.Module, shares: Mapping[float, float]) -> None:
+    """Use these shares, by shot, of every strength of a head."""
+    for module in head.modules():
+        if isinstance(module, ByShot):
+            module.keep(shares)
 
 
 def largest_as_good(accuracies: Mapping[float, Sequence[Float[Tensor, " episode"]]]) -> float:

@@ -40,7 +40,7 @@ class ByShot(nn.Module):
         return strength
 
     def keep(self, shares: Mapping[float, float]) -> None:
-        """Use these shares, by shot: from the least shot to the greatest linear in its logarithm, beyond constant."""
+        """Use the shares of the least and the greatest shot; between them linear in its logarithm, beyond constant."""
         ends = (min(shares), max(shares))
         self.log_shots.copy_(torch.tensor([math.log(min(shot, MOST_SHOTS)) for shot in ends]))
         self.shares.copy_(torch.tensor([shares[shot] for shot in ends]))

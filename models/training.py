@@ -204,6 +204,7 @@ class _Run:
         self.optimiser = _optimiser(learner, config)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.validation_episodes = validation_episodes(domains, config)
+        learner.unsettle()
         learner.meet([data for data in domains if self._can_draw_from(data)])
         self.step, self.fold = 0, -1
         self.best_accuracy: Float[Tensor, " episode"] | None = None

@@ -263,8 +263,8 @@ def _card(facts: Mapping[str, str], config: TrainConfig) -> str:
 A `{facts["learner"]}` prior, meta-trained on {facts["labels"]} labelled items of {facts["classes"]} classes in the
 domains {facts["domains"].replace(",", ", ")}. Learners that were trained: {facts["learners"].replace(",", ", ")}.
 
-On {config.n_way}-way episodes of classes that only chose its state, and for `auto` the learner, it reached
-{accuracy:.3f} accuracy; before training, every learner has {before:.3f}.
+On {config.n_way}-way episodes of classes that only chose its state, how much of its head is used, and for `auto` the
+learner, it reached {accuracy:.3f} accuracy; before training, every learner has {before:.3f}.
 
 It answers nothing by itself: adapt it to a domain. It reads the vectors of frozen encoders, named in the lake.
 """

@@ -47,7 +47,7 @@ ClassSplit = tuple[BenchmarkConfig, Sequence[DomainData], Sequence[DomainData]]
 
 
 class Recorded(FusedLearner):
-    """Remembers the strength that its generator had before it was settled whether that is used."""
+    """Remembers the strength that its generator had before that was kept or dropped; all others are used whole."""
 
     head: FeatureGeneratorHead
 
@@ -58,6 +58,7 @@ class Recorded(FusedLearner):
     def settle(self, batches: Sequence[EpisodeBatch]) -> None:
         self.learned = deepcopy(self.head.generation)
         super().settle(batches)
+        self.unsettle()
 
 
 def contenders(learner: Recorded) -> dict[str, Recorded]:

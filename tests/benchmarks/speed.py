@@ -91,12 +91,16 @@ if __name__ == "__main__":
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--json", action="store_true")
     arguments.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
-    arguments.add_argument("--only", nargs="+", choices=PARTS, help=f"all; on a GPU {', '.join(ON_GPU)} and no other")
+    arguments.add_argument(
+        "--only", nargs="+", choices=PARTS, help=f"default: all; on a GPU {', '.join(ON_GPU)}"
+    )
     arguments.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     chosen = arguments.parse_args()
     chosen_pace, possible = QUICK if chosen.quick else FULL, tuple(PARTS)
     if chosen.device == "cuda":
         chosen_pace, possible = replace(chosen_pace, clock=gpu_clock), ON_GPU
-    parts = [part for part in chosen.only or possible if part in possible]
+    parts = chosen.only or possible
+    if not set(parts) <= set(possible):
+        arguments.error(f"on a GPU there are {', '.join(possible)}, not {', '.join(set(parts) - set(possible))}")
     measured = measure(parts, chosen_pace, chosen.device)
     print(json.dumps(measured, indent=2) if chosen.json else table(measured))

@@ -20,6 +20,8 @@ from models.catalogue import LEARNERS, build_learner
 from models.features import DomainData, ViewSpec
 from models.training import TrainProgress, train
 
+LEAST_STEPS = 3
+
 VIEWS = (ViewSpec("picture", "image", "drawn-1", 512), ViewSpec("title", "text", "drawn-2", 512))
 
 
@@ -33,7 +35,7 @@ def draw_domain(per_class: int) -> DomainData:
 
 
 def milliseconds_per_step(kind: str, domain: DomainData, config: TrainConfig, device: str) -> float:
-    """Return the median over all steps but the first, which fits the statistics."""
+    """Return the median over all steps but the first; statistics are fitted before it, and not again."""
     clock = gpu_clock if device == "cuda" else time.perf_counter
     run = train(build_learner(kind).to(device), [domain.to(device)], config)
     spent = [after - before for before, after in itertools.pairwise(_times(run, config.steps, clock))]
@@ -55,6 +57,8 @@ if __name__ == "__main__":
     )
     arguments.add_argument("--steps", type=int, default=12)
     given = arguments.parse_args()
+    if given.steps < LEAST_STEPS:
+        arguments.error(f"--steps is {given.steps}, and {LEAST_STEPS} are needed: the first and the last are not timed")
     torch.set_num_threads(1)
     drawn = draw_domain(given.per_class)
     asked = TrainConfig(meta_batch=given.meta_batch, steps=given.steps, validate_every=given.steps)

@@ -16,6 +16,7 @@ from data_contracts.configs import TrainConfig
 from data_contracts.errors import EpisodeTooSmall, ModelError
 from models.catalogue import build_learner
 from models.features import DomainData
+from models.fused import FusedLearner
 from models.learner import Prior
 from models.rehearsal import learn_to_choose, rehearsals
 from models.selection import AutoLearner
@@ -55,6 +56,13 @@ def test_learners_are_judged_on_domains_and_classes_that_they_do_not_meet(shops)
             )
         assert known.isdisjoint(split_classes(shops, CONFIG).validation)
         assert one.config.steps == CONFIG.steps // 4
+
+
+def test_rehearsed_learners_use_all_of_their_heads(shops, monkeypatch):
+    settled = []
+    monkeypatch.setattr(FusedLearner, "settle", lambda learner, batches: settled.append(learner.kind))
+    learn_to_choose({kind: build_learner(kind) for kind in ("metric", "ridge")}, shops, CONFIG)
+    assert settled == []
 
 
 def test_order_of_the_domains_plays_no_part(shops):

@@ -18,13 +18,28 @@ class Whisperer(nn.Module):
     def __init__(self, told: dict[float, Tensor]) -> None:
         super().__init__()
         self.told = told
-        self.strength = ByShot()
+        self.parts = nn.ModuleList([ByShot(), ByShot()])
+        self.believe(1_000.0)
+
+    def believe(self, strength: float) -> None:
         with torch.no_grad():
-            self.strength.level.fill_(1_000.0)
+            for part in self.parts:
+                part.level.fill_(strength / 2)
+
+    def strength(self, shots: Tensor) -> Tensor:
+        return self.parts[0](shots) + self.parts[1](shots)
 
     def forward(self, grams: EpisodeGrams, weights: Tensor) -> Tensor:
         rumour = one_hot(self.told[grams.shots[0].item()], WAY)
         return nearness(grams, weights) + self.strength(grams.shots).unsqueeze(-1) * rumour
+
+
+class Moderate(Whisperer):
+    """Has to be about a third as strong to be right."""
+
+    def strength(self, shots: Tensor) -> Tensor:
+        strength = super().strength(shots)
+        return torch.where((strength - 350).abs() < 50, strength, -strength)
 
 
 @pytest.fixture
@@ -41,10 +56,22 @@ def test_strength_is_kept_at_the_shots_where_it_pays(asked):
     assert head.strength(torch.tensor([1.0, 5.0])).flatten().tolist() == pytest.approx([0.0, 1_000.0], abs=1e-3)
 
 
+def test_strength_may_be_kept_in_part(asked):
+    head = Moderate({1.0: asked[0].labels, 5.0: asked[1].labels})
+    assert settle_strengths(head, asked) == {1.0: 0.35, 5.0: 0.35}
+
+
+def test_all_episodes_of_a_shot_count(asked):
+    few = asked[0]
+    misled = few._replace(labels=(few.labels + 1) % WAY)
+    head = Whisperer({1.0: misled.labels})
+    assert settle_strengths(head, [few, few, misled]) == {1.0: 0.0}
+    assert settle_strengths(head, [misled, misled, few]) == {1.0: 1.0}
+
+
 def test_strength_that_makes_no_difference_is_kept(asked):
     head = Whisperer({1.0: torch.zeros_like(asked[0].labels), 5.0: torch.zeros_like(asked[1].labels)})
-    with torch.no_grad():
-        head.strength.level.fill_(1e-9)
+    head.believe(1e-9)
     assert set(settle_strengths(head, asked).values()) == {1.0}
 
 

@@ -53,7 +53,7 @@ def values(strength: ByShot, *shots: float) -> list[float]:
 def test_share_of_the_way_is_that_of_the_shot_between_two_and_of_the_nearer_beyond(learned):
     shots = (1.0, 2.0, 4.0, 8.0, 10.0)
     before = values(learned, *shots)
-    learned.keep({2.0: 0.2, 8.0: 0.6})
+    learned.keep({2.0: 0.2, 3.0: 0.9, 8.0: 0.6})
     shares = (0.2, 0.2, 0.4, 0.6, 0.6)
     assert values(learned, *shots) == pytest.approx([2 + s * (b - 2) for s, b in zip(shares, before, strict=True)])
 

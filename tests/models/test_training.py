@@ -21,6 +21,7 @@ from models.fusion import modality_numbers
 from models.grams import Coverage, EpisodeGrams
 from models.metric.prototypical import PrototypicalHead
 from models.metrics import accuracy_per_episode, estimate
+from models.settling import keep
 from models.strength import ByShot
 from models.training import TrainProgress, fit_to_data, large_classes, split_classes, train
 
@@ -301,7 +302,7 @@ def test_large_meta_batch_is_worked_through_in_parts_whose_mean_counts(domains):
 
 
 class Settling(FusedLearner):
-    """Notes what it is asked when it settles, and of which classes its statistics are then."""
+    """Notes what it is asked when it settles, and what it is then."""
 
     def fit_statistics(self, domains: Sequence[DomainData], classes: tuple[str, ...]) -> None:
         self.fitted = set(classes)
@@ -309,6 +310,7 @@ class Settling(FusedLearner):
 
     def settle(self, batches: Sequence[EpisodeBatch]) -> None:
         self.asked = [(classes_of(batch), self.fitted) for batch in batches]
+        self.then = deepcopy(self.state_dict())
 
 
 def classes_of(batch: EpisodeBatch) -> set[str]:
@@ -318,11 +320,25 @@ def classes_of(batch: EpisodeBatch) -> set[str]:
 
 def test_what_has_to_pay_is_tried_on_classes_that_nothing_was_trained_on(domains):
     learner, split = Settling("metric", PrototypicalHead()), split_classes(domains, CONFIG)
-    list(train(learner, domains, CONFIG.model_copy(update={"steps": 2})))
+    reports = list(train(learner, domains, CONFIG.model_copy(update={"learning_rate": 5.0})))
     assert len(learner.asked) == len(domains) * len(CONFIG.shots)
     assert all(classes == set(split.validation) for classes, _ in learner.asked)
     assert all(fitted == set(split.folds[0]) | set(split.folds[1]) for _, fitted in learner.asked)
     assert learner.fitted == set(split.all)
+    used = {name: parameter for name, parameter in learner.named_parameters() if parameter.requires_grad}
+    assert not all(map(torch.equal, used.values(), reports[-1].state["parameters"]))
+    assert all(torch.equal(learner.then[name], parameter) for name, parameter in used.items())
+    assert not learner.then["temperature.log_scales"].any()
+    assert learner.temperature.log_scales.any()
+
+
+def test_settled_learner_that_is_trained_again_uses_all_of_its_head(domains):
+    config = CONFIG.model_copy(update={"steps": 4})
+    learner = build_learner("in_context")
+    reports = list(train(learner, domains, config))
+    keep(learner.head, {1.0: 0.0})
+    again = list(train(learner, domains, config, reports[2].state))
+    assert [report.loss for report in again] == [report.loss for report in reports[3:]]
 
 
 class HeadWithAGrudge(PrototypicalHead):
