@@ -91,9 +91,7 @@ if __name__ == "__main__":
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--json", action="store_true")
     arguments.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
-    arguments.add_argument(
-        "--only", nargs="+", choices=PARTS, help=f"default: all; on a GPU {', '.join(ON_GPU)}"
-    )
+    arguments.add_argument("--only", nargs="+", choices=PARTS, help=f"default: all; on a GPU {', '.join(ON_GPU)}")
     arguments.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     chosen = arguments.parse_args()
     chosen_pace, possible = QUICK if chosen.quick else FULL, tuple(PARTS)
