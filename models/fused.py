@@ -84,9 +84,8 @@ class FusedLearner(nn.Module):
 
     def meta_loss(self, episodes: EpisodeBatch) -> Float[Tensor, ""]:
         """Return the loss of the outer loop; for most heads the mean cross-entropy of the queries."""
-        grams = self._grams(episodes)
-        weights = self.view_weights(grams, modality_numbers(episodes.domain.views))
-        loss = self.loss(self.head, grams, weights, episodes.query_labels)
+        grams, weights, labels = self._asked(episodes)
+        loss = self.loss(self.head, grams, weights, labels)
         if isinstance(self.head, AdversarialHead):
             loss = loss + self.head.game(grams, weights, self.plenty(episodes, grams.items))
         return loss
@@ -97,26 +96,18 @@ class FusedLearner(nn.Module):
 
     def settle(self, batches: Sequence[EpisodeBatch]) -> None:
         """Drop the part that a head has in contest unless it pays on episodes, and use as much of the head as does."""
-
-        def asked() -> Iterator[Asked]:
-            for episodes in batches:
-                grams = self._grams(episodes)
-                weights = self.view_weights(grams, modality_numbers(episodes.domain.views))
-                yield Asked(grams, weights, episodes.query_labels)
-
         with torch.no_grad():
-            drop_unless_it_pays(self.head, asked())
-            settle_strengths(self.head, asked())
+            drop_unless_it_pays(self.head, map(self._asked, batches))
+            settle_strengths(self.head, map(self._asked, batches))
 
     def calibrate(self, batches: Iterable[tuple[EpisodeBatch, bool]]) -> None:
         """Fit the temperature to episodes, each batch with whether views were hidden in it."""
         answers = []
         with torch.no_grad():
             for episodes, is_hidden in batches:
-                grams = self._grams(episodes)
-                weights = self.view_weights(grams, modality_numbers(episodes.domain.views))
+                grams, weights, labels = self._asked(episodes)
                 logits, coverage = self.head(grams, weights), grams.coverage(weights)
-                answers.append(Uncalibrated(logits, episodes.query_labels, grams.shots, coverage, is_hidden))
+                answers.append(Uncalibrated(logits, labels, grams.shots, coverage, is_hidden))
         self.temperature.fit(answers)
 
     def log_probabilities(self, episodes: EpisodeBatch) -> Float[Tensor, "batch query way"]:
@@ -129,6 +120,12 @@ class FusedLearner(nn.Module):
         weights = self.view_weights(grams, modalities)
         logits: Tensor = self.temperature(self.head(grams, weights), grams.shots, grams.coverage(weights))
         return logits
+
+    def _asked(self, episodes: EpisodeBatch) -> Asked:
+        """Return a batch as the head is asked about it."""
+        grams = self._grams(episodes)
+        weights = self.view_weights(grams, modality_numbers(episodes.domain.views))
+        return Asked(grams, weights, episodes.query_labels)
 
     def _grams(self, episodes: EpisodeBatch) -> EpisodeGrams:
         """Place the items of a batch once, with the strengths for its mean shot; padded queries get no view."""

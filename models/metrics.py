@@ -7,6 +7,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+STANDARD_ERRORS = 1.96
+"""Half-width of a normal 95 % interval."""
+
 
 class Estimate(NamedTuple):
     """A mean and the half-width of its 95 % interval."""
@@ -14,11 +17,16 @@ class Estimate(NamedTuple):
     mean: float
     ci95: float
 
+    @property
+    def standard_error(self) -> float:
+        """Return that of the mean, if the interval is a normal one."""
+        return self.ci95 / STANDARD_ERRORS
+
 
 def estimate(values: Float[Tensor, " episode"]) -> Estimate:
     """Mean over independent episodes with its normal 95 % interval."""
     spread = values.double().std().item() if len(values) > 1 else 0.0
-    return Estimate(values.double().mean().item(), 1.96 * spread / math.sqrt(len(values)))
+    return Estimate(values.double().mean().item(), STANDARD_ERRORS * spread / math.sqrt(len(values)))
 
 
 def accuracy_per_episode(
@@ -60,6 +68,6 @@ def wilson_interval(right: int, total: int) -> Estimate:
     """Accuracy on `total` items and the half-width of its 95 % Wilson score interval (Wilson, 1927)."""
     if total == 0:
         return Estimate(0.0, 1.0)
-    z, share = 1.96, right / total
+    z, share = STANDARD_ERRORS, right / total
     half = z * math.sqrt(share * (1 - share) / total + z**2 / (4 * total**2)) / (1 + z**2 / total)
     return Estimate(share, half)

@@ -26,7 +26,7 @@ SHARES = (1.0, 0.7, 0.5, 0.35, 0.2, 0.1, 0.0)
 
 
 class Asked(NamedTuple):
-    """Episodes of one shot, as a head is asked about them."""
+    """Episodes as a head is asked about them; to settle it, of one shot."""
 
     grams: EpisodeGrams
     weights: Float[Tensor, "batch view"]
@@ -73,4 +73,4 @@ def largest_as_good(accuracies: Mapping[float, Sequence[Float[Tensor, " episode"
     found = {share: torch.cat(list(parts)) for share, parts in accuracies.items()}
     best = max(found.values(), key=lambda accuracy: accuracy.mean().item())
     lost = {share: estimate(best - accuracy) for share, accuracy in found.items()}
-    return next(share for share, loss in lost.items() if 1.96 * loss.mean <= loss.ci95)
+    return next(share for share, loss in lost.items() if loss.mean <= loss.standard_error)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import torch
-from stored_pool import CLASSES, PER_CLASS, draw_pool
+from stored_pool import CLASSES, PER_CLASS, VIEW, draw_pool
 from turns import gpu_clock
 
 from data_contracts.configs import TrainConfig
@@ -29,7 +29,7 @@ def draw_domain(per_class: int) -> DomainData:
     """Return items whose two views are drawn by themselves, with the classes in common."""
     pools = [draw_pool(seed) for seed in range(len(VIEWS))]
     rows = (torch.arange(CLASSES)[:, None] * PER_CLASS + torch.arange(per_class)).flatten()
-    features = {view.name: next(iter(pool.features.values())) for view, pool in zip(VIEWS, pools, strict=True)}
+    features = {view.name: pool.features[VIEW.name] for view, pool in zip(VIEWS, pools, strict=True)}
     whole = replace(pools[0], views=VIEWS, features=features, presence=pools[0].presence.expand(-1, len(VIEWS)))
     return whole.take(rows)
 
