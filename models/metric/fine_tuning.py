@@ -8,7 +8,7 @@ left out, and nothing is tuned.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -57,21 +57,19 @@ class FineTuning(nn.Module):
         `cross` are the similarities, within the support and of queries to it, in the space of the metric. What
         left-out items say has no gradient.
         """
-
-        def fit(episodes: EpisodeGrams) -> DualWeights:
-            return fit_logistic(gram, episodes.membership, INVERSE_PENALTY, steps=STEPS)
-
         with torch.no_grad():
             judged = that_can_be_left_out(grams)
-            parts = list(folds(gram, judged))
+            parts = folds(gram, judged)
             held_out = left_out(nearest, parts, grams)
-            held_out_tuned = left_out(lambda rest: fit(rest).logits(gram), parts, grams)
+            held_out_tuned = left_out_of_tuning(gram, parts, grams.membership)
             probability = probability_of_better(held_out_tuned, held_out, judged)
             unit = spread(held_out, judged) / spread(held_out_tuned, judged).clamp(min=1e-6)
         share = probability.unsqueeze(-1) * within(self.strength(grams.shots), 0.0, 1.0)
-        classifier = fit(grams).logits(cross)
-        has_view = grams.query_presence.any(1).unsqueeze(-1)
-        logits: Tensor = torch.lerp(before, has_view * unit[:, None, None] * classifier, share.unsqueeze(-1))
+        after = before
+        if parts.shape[1] > 0:
+            has_view = grams.query_presence.any(1).unsqueeze(-1)
+            after = has_view * unit[:, None, None] * tuned(gram, grams.membership).logits(cross)
+        logits: Tensor = torch.lerp(before, after, share.unsqueeze(-1))
         return logits
 
 
@@ -83,8 +81,8 @@ def that_can_be_left_out(grams: EpisodeGrams) -> Float[Tensor, "batch support wa
 
 def folds(
     gram: Float[Tensor, "batch support support"], judged: Float[Tensor, "batch support way"]
-) -> Iterator[Bool[Tensor, "batch support 1"]]:
-    """Yield which items to leave out: the least central of every class, then the next, and so on.
+) -> Bool[Tensor, "batch part support 1"]:
+    """Say which items are left out in each part: the least central of every class, then the next, and so on.
 
     So the order of the support makes no difference, unless items are alike in all their similarities.
     """
@@ -97,20 +95,38 @@ def folds(
     rank = ((ranked.cumsum(1) - 1) * ranked).sum(-1)
     fold = torch.empty_like(rank).scatter_(1, order, rank % MOST_FOLDS)
     is_judged = judged.any(-1)
-    for number in torch.unique(fold[is_judged]):
-        yield ((fold == number) & is_judged).unsqueeze(-1)
+    numbers = torch.unique(fold[is_judged]).unsqueeze(-1)
+    return ((fold.unsqueeze(1) == numbers) & is_judged.unsqueeze(1)).unsqueeze(-1)
 
 
 def left_out(
-    answer: Answer, parts: Sequence[Bool[Tensor, "batch support 1"]], grams: EpisodeGrams
+    answer: Answer, parts: Bool[Tensor, "batch part support 1"], grams: EpisodeGrams
 ) -> Float[Tensor, "batch support way"]:
     """Return the logits that an answer gives the items of each part when it is left out; zeros for items of none."""
     support = support_as_queries(grams)
     logits = torch.zeros_like(grams.membership)
-    for is_out in parts:
+    for is_out in parts.unbind(1):
         rest = replace(support, membership=grams.membership * ~is_out)
         logits = torch.where(is_out, answer(rest), logits)
     return logits
+
+
+def left_out_of_tuning(
+    gram: Float[Tensor, "batch support support"],
+    parts: Bool[Tensor, "batch part support 1"],
+    membership: Float[Tensor, "batch support way"],
+) -> Float[Tensor, "batch support way"]:
+    """Return the same of logistic regression, fitted without each part in turn, all at once."""
+    if parts.shape[1] == 0:
+        return torch.zeros_like(membership)
+    return (parts * tuned(gram, membership.unsqueeze(1) * ~parts).logits(gram)).sum(1)
+
+
+def tuned(
+    gram: Float[Tensor, "batch support support"], membership: Float[Tensor, "batch *set support way"]
+) -> DualWeights:
+    """Return the classifier that is tuned on a support."""
+    return fit_logistic(gram, membership, INVERSE_PENALTY, steps=STEPS)
 
 
 def probability_of_better(

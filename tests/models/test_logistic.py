@@ -91,3 +91,13 @@ def test_each_problem_has_a_penalty_of_its_own():
     both = fit_logistic(gram.expand(2, -1, -1), targets.expand(2, -1, -1), torch.tensor([0.1, 10.0]))
     for number, c in enumerate((0.1, 10.0)):
         torch.testing.assert_close(both.dual[number], fit_logistic(gram, targets, c).dual[0])
+
+
+def test_sets_of_targets_of_one_gram_matrix_are_problems_of_their_own():
+    items, labels, queries = problem(3, 4)
+    padded = torch.stack([one_hot(labels.where(torch.arange(12) % 4 != left_out, -1), 3) for left_out in range(4)])
+    gram, cross = (items @ items.T).expand(2, -1, -1), (queries @ items.T).expand(2, -1, -1)
+    penalties = torch.tensor([1.0, 10.0])
+    together = fit_logistic(gram, padded.expand(2, -1, -1, -1), penalties).logits(cross)
+    each = [fit_logistic(gram, targets.expand(2, -1, -1), penalties).logits(cross) for targets in padded]
+    torch.testing.assert_close(together, torch.stack(each, dim=1))

@@ -11,18 +11,17 @@ from torch import Tensor
 from models.episodes import one_hot
 from models.features import DomainData, ViewSpec
 from models.grams import EpisodeGrams
-from models.logistic import fit_logistic
 from models.metric.fine_tuning import (
-    INVERSE_PENALTY,
     MOST_FOLDS,
-    STEPS,
     FineTuning,
     folds,
     left_out,
+    left_out_of_tuning,
     log_evidence,
     probability_of_better,
     spread,
     that_can_be_left_out,
+    tuned,
 )
 from models.metric.prototypical import PrototypicalHead
 from models.metrics import Estimate, accuracy_per_episode, estimate
@@ -39,7 +38,7 @@ def episode() -> EpisodeGrams:
     return gather(draw(make_domain(), batch=1, n_way=4, n_shot=5))
 
 
-def tuned(episode: EpisodeGrams, strength: float, *, held_out: float) -> tuple[Tensor, Tensor, Tensor]:
+def tuned_logits(episode: EpisodeGrams, strength: float, *, held_out: float) -> tuple[Tensor, Tensor, Tensor]:
     """Return fine-tuned logits, and what they are made of: some logits to tune, and those of logistic regression.
 
     What is to be tuned is as right about held-out items as is said.
@@ -50,13 +49,13 @@ def tuned(episode: EpisodeGrams, strength: float, *, held_out: float) -> tuple[T
     with torch.no_grad():
         tuning.strength.level.fill_(strength)
         found = tuning(start, lambda _: held_out * episode.membership, gram, cross, episode)
-    return found, start, fit_logistic(gram, episode.membership, INVERSE_PENALTY, steps=STEPS).logits(cross)
+    return found, start, tuned(gram, episode.membership).logits(cross)
 
 
 @pytest.mark.parametrize("held_out", [RIGHT, WRONG, CHANCE])
 @pytest.mark.parametrize("strength", [0.0, -1.0])
 def test_without_strength_nothing_changes(episode, strength, held_out):
-    found, start, _ = tuned(episode, strength, held_out=held_out)
+    found, start, _ = tuned_logits(episode, strength, held_out=held_out)
     assert torch.equal(found, start)
 
 
@@ -64,7 +63,7 @@ def test_without_strength_nothing_changes(episode, strength, held_out):
 def test_share_of_the_classifier_follows_held_out_items_and_the_strength(episode, strength):
     shares = []
     for held_out in (RIGHT, CHANCE, WRONG):
-        found, start, classifier = tuned(episode, strength, held_out=held_out)
+        found, start, classifier = tuned_logits(episode, strength, held_out=held_out)
         parts = torch.stack([start.flatten(), classifier.flatten()], dim=1)
         kept, taken = torch.linalg.lstsq(parts, found.flatten()).solution
         torch.testing.assert_close(parts @ torch.stack([kept, taken]), found.flatten(), atol=1e-4, rtol=1e-4)
@@ -77,7 +76,7 @@ def test_share_of_the_classifier_follows_held_out_items_and_the_strength(episode
 
 def test_single_items_of_their_classes_leave_nothing_to_tune_by():
     single = gather(draw(make_domain(), batch=1, n_way=4, n_shot=1))
-    found, start, _ = tuned(single, 1.0, held_out=WRONG)
+    found, start, _ = tuned_logits(single, 1.0, held_out=WRONG)
     assert torch.equal(found, start)
 
 
@@ -98,7 +97,7 @@ def test_every_item_that_has_others_is_left_out_once_and_no_class_is_emptied(siz
     labels = torch.repeat_interleave(torch.tensor(sizes))
     items = torch.randn(2, len(labels), 8, generator=torch.Generator().manual_seed(0))
     membership = one_hot(labels.expand(2, -1), 3)
-    each = list(folds(items @ items.mT / 8, membership * (membership.sum(1, keepdim=True) > 1)))
+    each = folds(items @ items.mT / 8, membership * (membership.sum(1, keepdim=True) > 1)).unbind(1)
     assert len(each) == min(max(sizes), MOST_FOLDS)
     has_others = torch.tensor(sizes)[labels] > 1
     assert torch.equal(sum(fold.long() for fold in each).squeeze(-1), has_others.long().expand(2, -1))
@@ -119,7 +118,7 @@ def test_items_that_are_padding_alone_in_their_class_or_without_any_view_are_not
     expected = membership.clone()
     expected[0, [blind, int(of_last_class[0])]] = 0
     assert torch.equal(judged, expected)
-    out = sum(fold.long() for fold in folds(episode.fused(WEIGHTS)[0], judged))
+    out = folds(episode.fused(WEIGHTS)[0], judged).sum(1)
     assert torch.equal(out, expected.sum(-1, keepdim=True).long())
 
 
@@ -138,24 +137,37 @@ def test_items_that_are_left_out_together_do_not_depend_on_the_order(shot):
     order = torch.randperm(4 * shot, generator=torch.Generator().manual_seed(2))
 
     def numbers(items: Tensor, labels: Tensor) -> Tensor:
-        each = folds((items @ items.T)[None] / 7, one_hot(labels[None], 4))
-        return sum(number * fold[0, :, 0] for number, fold in enumerate(each))
+        each = folds((items @ items.T)[None] / 7, one_hot(labels[None], 4))[0, ..., 0]
+        return each.int().argmax(0)
 
     assert torch.equal(numbers(items, labels)[order], numbers(items[order], labels[order]))
 
 
-def test_held_out_logits_are_scikit_learns_without_the_items_of_a_fold(episode):
+def test_held_out_logits_are_scikit_learns_without_the_items_of_a_fold(episode, monkeypatch):
+    monkeypatch.setattr("models.metric.fine_tuning.INVERSE_PENALTY", 5.0)
+    monkeypatch.setattr("models.metric.fine_tuning.STEPS", 400)
     gram, _ = episode.fused(WEIGHTS)
     views = zip(WEIGHTS[0], episode.items.views, strict=True)
     items = torch.cat([weight**0.5 * view for weight, view in views], dim=-1)[episode.items.support[0]].numpy()
     labels = episode.membership[0].argmax(-1).numpy()
-    parts = list(folds(gram, episode.membership))
-    found = left_out(lambda rest: fit_logistic(gram, rest.membership, 5.0, steps=400).logits(gram), parts, episode)[0]
+    parts = folds(gram, episode.membership)
+    found = left_out_of_tuning(gram, parts, episode.membership)[0]
     found = found - found.mean(-1, keepdim=True)
-    for fold in parts:
-        is_out = fold[0, :, 0].numpy()
+    for is_out in parts[0, ..., 0].numpy():
         model = LogisticRegression(C=5.0, tol=1e-6).fit(items[~is_out], labels[~is_out])
         np.testing.assert_allclose(found[is_out].numpy(), model.decision_function(items[is_out]), atol=2e-2)
+
+
+def test_answers_for_left_out_items_are_those_without_them(episode):
+    """Both ways of leaving out give the same: an answer asked part by part, and all regressions at once."""
+    gram, _ = episode.fused(WEIGHTS)
+    judged = episode.membership.clone()
+    judged[0, 0] = 0
+    parts = folds(gram, judged)
+    each = left_out(lambda rest: tuned(gram, rest.membership).logits(gram), parts, episode)
+    torch.testing.assert_close(left_out_of_tuning(gram, parts, episode.membership), each)
+    assert not each[0, 0].any()
+    assert each[0, 1:].any(-1).all()
 
 
 def test_evidence_is_that_of_scikit_learns_log_loss_over_all_scales():
@@ -197,26 +209,23 @@ def gains(domain: DomainData) -> tuple[Estimate, Estimate]:
     with torch.no_grad():
         before = head(grams, weights)
         head.fine_tuning.strength.level.fill_(1.0)
-        answers = (
-            head(grams, weights),
-            fit_logistic(gram, grams.membership, INVERSE_PENALTY, steps=STEPS).logits(cross),
-        )
-    before, tuned, replaced = (accuracy_per_episode(logits, batch.query_labels) for logits in (before, *answers))
-    return estimate(tuned - before), estimate(replaced - before)
+        answers = head(grams, weights), tuned(gram, grams.membership).logits(cross)
+    before, after, replaced = (accuracy_per_episode(logits, batch.query_labels) for logits in (before, *answers))
+    return estimate(after - before), estimate(replaced - before)
 
 
 def test_little_is_lost_where_nearest_centroid_is_the_best_rule():
     """Classes are clouds of one round shape, so nothing is better than their means."""
     domain = make_domain(classes=10, per_class=60, views=(NOTES,), seed=3)
     domain.features["notes"].add_(torch.randn(600, 12, generator=torch.Generator().manual_seed(7)))
-    tuned, replaced = gains(domain)
+    gained, replaced = gains(domain)
     assert replaced.mean < -5 * replaced.ci95
-    assert tuned.mean > 0.25 * replaced.mean
+    assert gained.mean > 0.25 * replaced.mean
 
 
 def test_most_is_gained_where_one_number_drowns_the_others():
     domain = make_domain(classes=10, per_class=60, views=(NOTES,), seed=3)
     domain.features["notes"][:, 0] = 10 * torch.randn(600, generator=torch.Generator().manual_seed(7))
-    tuned, replaced = gains(domain)
+    gained, replaced = gains(domain)
     assert replaced.mean > 0.2
-    assert tuned.mean > 0.9 * replaced.mean
+    assert gained.mean > 0.9 * replaced.mean
