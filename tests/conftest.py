@@ -59,3 +59,14 @@ def tracked_home(home: Path, empty_mlflow: Path) -> Path:
     """A fresh home with an MLflow database in it."""
     shutil.copy(empty_mlflow, home / "mlflow.db")
     return home
+
+
+@pytest.fixture(scope="module")
+def short_fits() -> Iterator[None]:
+    """What ends every training, and what a metric learns, in few rounds: how well they do is tested elsewhere."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("models.metric.network.STEPS", 10)
+        patch.setattr("models.metric.transductive.MOST_ITERATIONS", 30)
+        patch.setattr("models.training.CALIBRATION_SHOTS", (1,))  # beside those that are trained with
+        patch.setattr("models.training.HIDDEN_RATES", (0.5,))
+        yield

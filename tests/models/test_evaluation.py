@@ -24,7 +24,7 @@ from models.evaluation import (
 )
 from models.features import DomainData, ViewSpec
 
-pytestmark = pytest.mark.loop
+pytestmark = [pytest.mark.loop, pytest.mark.usefixtures("short_fits")]
 
 TRAINING = TrainConfig(steps=2, n_way=2, n_query=4, shots=(1, 2), meta_batch=2, validate_every=1)
 CONFIG = BenchmarkConfig(

@@ -23,7 +23,7 @@ from models.selection import AutoLearner
 from models.selector import Selector
 from models.training import split_classes
 
-pytestmark = pytest.mark.loop
+pytestmark = [pytest.mark.loop, pytest.mark.usefixtures("short_fits")]
 
 CONFIG = TrainConfig(steps=8, meta_batch=4, n_way=4, n_query=5, shots=(1, 3))
 

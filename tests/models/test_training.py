@@ -23,9 +23,10 @@ from models.metric.prototypical import PrototypicalHead
 from models.metrics import accuracy_per_episode, estimate
 from models.settling import keep
 from models.strength import ByShot
+from models.temperature import SHOTS
 from models.training import TrainProgress, fit_to_data, large_classes, split_classes, train
 
-pytestmark = pytest.mark.loop
+pytestmark = [pytest.mark.loop, pytest.mark.usefixtures("short_fits")]
 
 CONFIG = TrainConfig(steps=8, n_way=3, n_query=4, shots=(1, 3), meta_batch=4, validate_every=4, view_dropout=0.2)
 
@@ -46,13 +47,6 @@ Trained = tuple[list[TrainProgress], list[Tensor]]
 def kind(request: pytest.FixtureRequest) -> str:
     """What the loop itself does is tested with two learners; what it does to a learner, with all."""
     return str(request.param)
-
-
-@pytest.fixture(autouse=True)
-def _short_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fit networks and balance plans in few rounds: how well is tested elsewhere."""
-    monkeypatch.setattr("models.metric.network.STEPS", 10)
-    monkeypatch.setattr("models.metric.transductive.MOST_ITERATIONS", 30)
 
 
 @cache
@@ -377,7 +371,8 @@ class HeadOfSuddenSureness(PrototypicalHead):
         return super().forward(grams, weights) * torch.where(grams.shots == 2, 8.0, 1.0)[:, None, None]
 
 
-def test_learner_is_calibrated_at_shots_that_it_was_not_trained_with(domains):
+def test_learner_is_calibrated_at_shots_that_it_was_not_trained_with(domains, monkeypatch):
+    monkeypatch.setattr("models.training.CALIBRATION_SHOTS", SHOTS)
     scales = []
     for head in (PrototypicalHead(), HeadOfSuddenSureness()):
         learner = FusedLearner("metric", head)

@@ -11,7 +11,7 @@ from models.evaluation import Answers
 from models.features import DomainData
 from models.transfer import _row, calibration_episodes, leave_out, run_transfer
 
-pytestmark = pytest.mark.loop
+pytestmark = [pytest.mark.loop, pytest.mark.usefixtures("short_fits")]
 
 TRAINING = TrainConfig(steps=2, n_way=2, n_query=4, shots=(1, 2), meta_batch=2, validate_every=1)
 CONFIG = TransferConfig(learners=("metric",), n_way=2, shots=(1, 2), n_query=6, episodes=30, training=TRAINING)

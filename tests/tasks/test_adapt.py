@@ -19,6 +19,8 @@ from tasks.lake import Lake, open_lake
 from tasks.tracking import connect
 from tasks.train import meta_train_prior
 
+pytestmark = pytest.mark.usefixtures("short_fits")
+
 TRAIN = MetaTrainConfig(
     domains=("one",), learners=("metric",), train=TrainConfig(steps=0, n_way=2, shots=(1,), n_query=3)
 )

@@ -11,6 +11,8 @@ from tasks.features import load_domain
 from tasks.lake import Lake, open_lake
 from tasks.tracking import connect, find_experiment
 
+pytestmark = pytest.mark.usefixtures("short_fits")
+
 CONFIG = BenchmarkConfig(
     train=("one",),
     test=("two",),

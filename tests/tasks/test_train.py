@@ -14,6 +14,8 @@ from tasks.tracking import connect
 from tasks.train import load_training_domains, meta_train_prior
 from tasks.train_learner import train_learner
 
+pytestmark = pytest.mark.usefixtures("short_fits")
+
 SMALL = TrainConfig(steps=6, meta_batch=4, n_way=2, shots=(1, 2), validate_every=2, n_query=3)
 
 

@@ -10,6 +10,8 @@ from tasks.leaderboards import transfer_table
 from tasks.tracking import connect
 from tasks.transfer import gain_figure, measure_transfer
 
+pytestmark = pytest.mark.usefixtures("short_fits")
+
 SMALL = TransferConfig(
     learners=("metric",),
     n_way=2,
