@@ -96,7 +96,8 @@ def folds(
     fold = torch.empty_like(rank).scatter_(1, order, rank % MOST_FOLDS)
     is_judged = judged.any(-1)
     numbers = torch.unique(fold[is_judged]).unsqueeze(-1)
-    return ((fold.unsqueeze(1) == numbers) & is_judged.unsqueeze(1)).unsqueeze(-1)
+    is_out: Tensor = (fold.unsqueeze(1) == numbers) & is_judged.unsqueeze(1)
+    return is_out.unsqueeze(-1)
 
 
 def left_out(
