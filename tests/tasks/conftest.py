@@ -1,47 +1,83 @@
-"""A home with a champion, which takes seconds to make and is made once a process: tests get copies."""
+"""Homes with a prior or a champion, which take seconds to make and are made once a process: tests get copies."""
 
 import os
 import shutil
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
-from learning_lake import add_domain
+from learning_lake import UNTRAINED, add_domain
 
-from data_contracts.configs import AdaptConfig, MetaTrainConfig, TrainConfig
+from data_contracts.configs import AdaptConfig
 from data_contracts.settings import get_settings, use_home
 from tasks.adapt import adapt_to_domain
 from tasks.lake import Lake, open_lake
 from tasks.train import meta_train_prior
 
-UNTRAINED = MetaTrainConfig(
-    domains=("one",), learners=("metric",), train=TrainConfig(steps=0, n_way=2, shots=(1,), n_query=3)
-)
+Made = Callable[[Lake], object]
+"""Fills a lake."""
 
 
 @pytest.fixture(scope="session")
-def home_with_champion(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> Path:
+def made_home(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> Callable[[Made], Path]:
+    """A function that makes a home and fills its lake."""
+
+    def make(fill: Made) -> Path:
+        with patch.dict(os.environ):
+            os.environ["METAFUSE_THREADS"] = "1"
+            home = use_home(tmp_path_factory.mktemp("made") / "home").home
+            shutil.copy(empty_mlflow, home / "mlflow.db")
+            fill(open_lake())
+        get_settings.cache_clear()
+        return home
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def home_with_prior(made_home: Callable[[Made], Path]) -> Path:
+    """A home with the domains one and two, whose classes lie close together, and a prior of the first."""
+
+    def fill(lake: Lake) -> None:
+        add_domain(lake, "one", seed=1)
+        add_domain(lake, "two", per_class=12, spread=1.0, seed=2)
+        meta_train_prior(lake, UNTRAINED)
+
+    return made_home(fill)
+
+
+@pytest.fixture(scope="session")
+def home_with_champion(made_home: Callable[[Made], Path]) -> Path:
     """A home with the domains one and two, a prior of the first, and a model of the second, adapted among 96 items."""
-    with patch.dict(os.environ):
-        os.environ["METAFUSE_THREADS"] = "1"
-        home = use_home(tmp_path_factory.mktemp("champion") / "home").home
-        shutil.copy(empty_mlflow, home / "mlflow.db")
-        lake = open_lake()
+
+    def fill(lake: Lake) -> None:
         add_domain(lake, "one", seed=1)
         add_domain(lake, "two", per_class=12, seed=2)
         meta_train_prior(lake, UNTRAINED)
         adapt_to_domain(lake, "two", AdaptConfig(shots=3))
-    get_settings.cache_clear()
-    return home
+
+    return made_home(fill)
+
+
+@pytest.fixture
+def primed(home_with_prior: Path, home: Path) -> Lake:
+    """The lake of a copy of the home with a prior."""
+    return copied(home_with_prior, home)
 
 
 @pytest.fixture
 def adapted(home_with_champion: Path, home: Path) -> Lake:
-    """The lake of a copy of that home."""
-    shutil.copytree(home_with_champion, home, dirs_exist_ok=True)
-    tell_mlflow(home / "mlflow.db", str(home_with_champion), str(home))
+    """The lake of a copy of the home with a champion."""
+    return copied(home_with_champion, home)
+
+
+def copied(made: Path, home: Path) -> Lake:
+    """Copy what is in a home to another, and return the lake of that."""
+    shutil.copytree(made, home, dirs_exist_ok=True)
+    tell_mlflow(home / "mlflow.db", str(made), str(home))
     return open_lake()
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 from lake_of import START, TITLE, YEAR, add_items, add_labels, contract_of
 
+from data_contracts.configs import MetaTrainConfig, TrainConfig
 from data_contracts.tables import BATCHES, EMBEDDINGS, ENCODER_STATES
 from tasks.content import content_hashes
 from tasks.contracts import contract_in_force
@@ -13,6 +14,11 @@ from tasks.vectors import to_vectors
 
 TABLE = TabularEncoder.fit(pa.table({"year": [1, 2], "paths": [3, 4]}), ["year", "paths"])
 VIEWS = {"title": ("text", "words-1", 16), "tabular": ("tabular", "numbers-1", TABLE.dim)}
+
+UNTRAINED = MetaTrainConfig(
+    domains=("one",), learners=("metric",), train=TrainConfig(steps=0, n_way=2, shots=(1,), n_query=3)
+)
+"""A prior that takes no time to train."""
 
 
 def add_domain(

@@ -7,32 +7,24 @@ from pathlib import Path
 import pytest
 import torch
 from lake_of import add_labels
-from learning_lake import add_domain
+from learning_lake import UNTRAINED
 
-from data_contracts.configs import AdaptConfig, MetaTrainConfig, TrainConfig
+from data_contracts.configs import AdaptConfig
 from data_contracts.errors import EpisodeTooSmall, ModelError, UnknownDomain, UnknownModel
 from models import catalogue
 from tasks import adapt, importance, registry
 from tasks.adapt import adapt_to_domain, is_right, measure
 from tasks.features import load_domain
-from tasks.lake import Lake, open_lake
+from tasks.lake import Lake
 from tasks.tracking import connect
 from tasks.train import meta_train_prior
 
 pytestmark = pytest.mark.usefixtures("short_fits")
 
-TRAIN = MetaTrainConfig(
-    domains=("one",), learners=("metric",), train=TrainConfig(steps=0, n_way=2, shots=(1,), n_query=3)
-)
-
 
 @pytest.fixture
-def lake(tracked_home) -> Lake:
-    lake = open_lake()
-    add_domain(lake, "one", seed=1)
-    add_domain(lake, "two", per_class=12, spread=1.0, seed=2)
-    meta_train_prior(lake, TRAIN)
-    return lake
+def lake(primed) -> Lake:
+    return primed
 
 
 def test_model_is_registered_with_lineage_and_judged_on_what_it_has_not_seen(lake):
@@ -112,12 +104,12 @@ def test_challenger_that_knows_less_is_held_back(lake):
     assert registry.resolve("metafuse.two").version == "1"
 
 
-def test_damaged_champion_is_replaced(lake, tracked_home: Path):
+def test_damaged_champion_is_replaced(lake, home: Path):
     adapt_to_domain(lake, "two", AdaptConfig(shots=4))
-    meta_train_prior(lake, TRAIN.model_copy(update={"domains": ("one", "two")}))
-    damage(tracked_home)
-    train = TRAIN.train.model_copy(update={"seed": 3})
-    prior = meta_train_prior(lake, TRAIN.model_copy(update={"train": train}))
+    meta_train_prior(lake, UNTRAINED.model_copy(update={"domains": ("one", "two")}))
+    damage(home)
+    train = UNTRAINED.train.model_copy(update={"seed": 3})
+    prior = meta_train_prior(lake, UNTRAINED.model_copy(update={"train": train}))
     assert (prior.alias, prior.champion_accuracy) == ("champion", None)
     assert prior.why.endswith("champion version 2 cannot be read")
     model = adapt_to_domain(lake, "two", AdaptConfig(shots=4))
@@ -148,7 +140,7 @@ def test_of_many_that_adapt_at_once_one_registers(lake):
 
 
 @pytest.mark.slow
-def test_of_64_triggers_in_several_processes_one_registers(lake, tracked_home: Path):
+def test_of_64_triggers_in_several_processes_one_registers(lake, home: Path):
     script = (
         "from concurrent.futures import ThreadPoolExecutor as T;"
         "from data_contracts.configs import AdaptConfig; from tasks.adapt import adapt_to_domain;"
@@ -197,7 +189,7 @@ def test_learner_that_is_not_the_priors_is_refused(lake):
 
 def test_learner_that_was_chosen_is_named_with_the_shares_of_all(lake, monkeypatch):
     monkeypatch.setattr(catalogue, "AUTO_MEMBERS", ("metric", "ridge"))
-    meta_train_prior(lake, TRAIN.model_copy(update={"learners": ("auto", "mahalanobis", "transductive")}))
+    meta_train_prior(lake, UNTRAINED.model_copy(update={"learners": ("auto", "mahalanobis", "transductive")}))
     outcome = adapt_to_domain(lake, "two", AdaptConfig(shots=2))
     assert set(outcome.preference) == {"metric", "ridge", "mahalanobis"}
     assert sum(outcome.preference.values()) == pytest.approx(1)
@@ -209,7 +201,7 @@ def test_learner_that_was_chosen_is_named_with_the_shares_of_all(lake, monkeypat
 
 
 def test_learner_asked_for_by_name_need_not_be_one_that_auto_chooses_from(lake):
-    meta_train_prior(lake, TRAIN.model_copy(update={"learners": ("auto", "transductive")}))
+    meta_train_prior(lake, UNTRAINED.model_copy(update={"learners": ("auto", "transductive")}))
     outcome = adapt_to_domain(lake, "two", AdaptConfig(shots=2, learner="transductive"))
     assert (outcome.learner, outcome.preference) == ("transductive", {})
 
