@@ -7,10 +7,8 @@ from torch import Tensor, nn
 from data_contracts.names import MODALITIES
 from models.features import ViewSpec
 from models.grams import EpisodeGrams
+from models.metrics import STANDARD_ERRORS
 from models.separation import held_out_standing, separability
-
-CONFIDENCE = 1.96
-"""Standard errors that are taken off a standing before it counts."""
 
 LOWEST_STANDING = 0.1
 """Standard deviations over classes: where no view's items stand higher, none tells classes apart."""
@@ -79,7 +77,7 @@ class ViewWeights(nn.Module):
         with torch.no_grad():
             standing, error = held_out_standing(grams)
             highest = standing.amax(-1, keepdim=True).clamp(min=LOWEST_STANDING)
-            part = ((standing - CONFIDENCE * error) / highest).clamp(0, 1)
+            part = ((standing - STANDARD_ERRORS * error) / highest).clamp(0, 1)
         biases = self.bias[self.is_met]
         most = torch.where(is_known, trust, -torch.inf).amax(-1, keepdim=True)
         way = torch.where(is_known.any(-1, keepdim=True), most - trust, biases.max() - biases.min())

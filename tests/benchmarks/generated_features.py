@@ -28,6 +28,7 @@ from models.features import DomainData
 from models.fused import FusedLearner
 from models.generation.feature_generator import FeatureGeneratorHead, generator_loss
 from models.metrics import Estimate, estimate
+from models.settling import drop_unless_it_pays
 from models.strength import ByShot
 from models.training import Report, fit_to_data, train
 from tasks.features import load_domain
@@ -57,8 +58,7 @@ class Recorded(FusedLearner):
 
     def settle(self, batches: Sequence[EpisodeBatch]) -> None:
         self.learned = deepcopy(self.head.generation)
-        super().settle(batches)
-        self.unsettle()
+        drop_unless_it_pays(self.head, map(self._asked, batches))
 
 
 def contenders(learner: Recorded) -> dict[str, Recorded]:
