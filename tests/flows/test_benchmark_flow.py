@@ -21,19 +21,17 @@ SMALL = BenchmarkConfig(
 )
 
 
-def test_flow_shows_every_learner_at_every_shot_best_first(tracked_home):
+def test_flow_shows_every_learner_at_every_shot_best_first(server: None):
     from prefect.client.orchestration import get_client
-    from prefect.testing.utilities import prefect_test_harness
 
     from flows.benchmark_learners import benchmark_learners
 
     lake = open_lake()
     add_domain(lake, "one", n_classes=12, per_class=8, seed=1)
     add_domain(lake, "two", n_classes=12, per_class=8, spread=2.0, seed=2)
-    with prefect_test_harness(server_startup_timeout=120):
-        report = benchmark_learners(SMALL)
-        with get_client(sync_client=True) as client:
-            (artifact,) = client.request("POST", "/artifacts/latest/filter", json={}).json()
+    report = benchmark_learners(SMALL)
+    with get_client(sync_client=True) as client:
+        (artifact,) = client.request("POST", "/artifacts/latest/filter", json={}).json()
     assert artifact["key"] == "benchmark"
     assert artifact["description"] == "2 learners on two, classes never trained on"
     title, head, _, *lines = [line for line in artifact["data"].splitlines() if line]

@@ -1,6 +1,5 @@
 """The flow end to end, on a Prefect server of its own."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,14 +29,6 @@ schema:
       - {name: weight, logicalType: number, customProperties: [{property: modality, value: tabular}]}
       - {name: label, logicalType: string, customProperties: [{property: modality, value: label}]}
 """
-
-
-@pytest.fixture
-def server(home: Path) -> Iterator[None]:
-    from prefect.testing.utilities import prefect_test_harness
-
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
 
 
 @pytest.fixture

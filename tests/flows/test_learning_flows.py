@@ -1,8 +1,5 @@
 """Meta-training, adapting and scoring as flows, on a Prefect server of their own."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 from learning_lake import add_domain
 
@@ -13,14 +10,6 @@ from tasks.lake import open_lake
 pytestmark = pytest.mark.slow
 
 SMALL = MetaTrainConfig(train=TrainConfig(steps=2, meta_batch=2, n_way=2, shots=(1, 2), n_query=3))
-
-
-@pytest.fixture
-def server(tracked_home: Path) -> Iterator[None]:
-    from prefect.testing.utilities import prefect_test_harness
-
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
 
 
 def test_flows_learn_show_what_they_found_and_repeat_nothing(server: None):

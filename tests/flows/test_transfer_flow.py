@@ -18,21 +18,19 @@ SMALL = TransferConfig(
 )
 
 
-def test_flow_shows_what_the_other_domains_are_worth(tracked_home):
+def test_flow_shows_what_the_other_domains_are_worth(server: None):
     from prefect.client.orchestration import get_client
-    from prefect.testing.utilities import prefect_test_harness
 
     from flows.transfer_report import transfer_report
 
     lake = open_lake()
     add_domain(lake, "one", n_classes=12, seed=1)
-    with prefect_test_harness(server_startup_timeout=120):
-        with pytest.raises(EpisodeTooSmall, match="1 domains have labels"):
-            transfer_report(SMALL)
-        add_domain(lake, "two", n_classes=12, seed=2)
-        report = transfer_report(SMALL)
-        with get_client(sync_client=True) as client:
-            (artifact,) = client.request("POST", "/artifacts/latest/filter", json={}).json()
+    with pytest.raises(EpisodeTooSmall, match="1 domains have labels"):
+        transfer_report(SMALL)
+    add_domain(lake, "two", n_classes=12, seed=2)
+    report = transfer_report(SMALL)
+    with get_client(sync_client=True) as client:
+        (artifact,) = client.request("POST", "/artifacts/latest/filter", json={}).json()
     assert [row["domain"] for row in report["rows"]] == ["one", "two"]
     assert artifact["key"] == "transfer"
     assert "| two, 1 shot | metric |" in artifact["data"]
