@@ -63,7 +63,10 @@ def tracked_home(home: Path, empty_mlflow: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def short_fits() -> Iterator[None]:
-    """What ends every training, and what a metric learns, in few rounds: how well they do is tested elsewhere."""
+    """Metrics are fitted in few rounds, and learners calibrated at few shots and with views hidden at one rate.
+
+    Tests of what all of them are good for put them back: those here are imported before they change.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("models.metric.network.STEPS", 10)
         patch.setattr("models.metric.transductive.MOST_ITERATIONS", 30)

@@ -117,7 +117,10 @@ def left_out_of_tuning(
     parts: Bool[Tensor, "batch part support 1"],
     membership: Float[Tensor, "batch support way"],
 ) -> Float[Tensor, "batch support way"]:
-    """Return the same of logistic regression, fitted without each part in turn, all at once."""
+    """Return the logits that logistic regression gives the items of each part when fitted without them.
+
+    Items of no part get zeros. All parts are fitted at once, which takes the memory of at most `MOST_FOLDS` fits.
+    """
     if parts.shape[1] == 0:
         return torch.zeros_like(membership)
     return (parts * tuned(gram, membership.unsqueeze(1) * ~parts).logits(gram)).sum(1)

@@ -23,8 +23,15 @@ from models.metric.prototypical import PrototypicalHead
 from models.metrics import accuracy_per_episode, estimate
 from models.settling import keep
 from models.strength import ByShot
-from models.temperature import SHOTS
-from models.training import TrainProgress, fit_to_data, large_classes, split_classes, train
+from models.training import (
+    CALIBRATION_SHOTS,
+    HIDDEN_RATES,
+    TrainProgress,
+    fit_to_data,
+    large_classes,
+    split_classes,
+    train,
+)
 
 pytestmark = [pytest.mark.loop, pytest.mark.usefixtures("short_fits")]
 
@@ -372,7 +379,7 @@ class HeadOfSuddenSureness(PrototypicalHead):
 
 
 def test_learner_is_calibrated_at_shots_that_it_was_not_trained_with(domains, monkeypatch):
-    monkeypatch.setattr("models.training.CALIBRATION_SHOTS", SHOTS)
+    monkeypatch.setattr("models.training.CALIBRATION_SHOTS", CALIBRATION_SHOTS)
     scales = []
     for head in (PrototypicalHead(), HeadOfSuddenSureness()):
         learner = FusedLearner("metric", head)
@@ -384,7 +391,8 @@ def test_learner_is_calibrated_at_shots_that_it_was_not_trained_with(domains, mo
     torch.testing.assert_close(even / sudden, torch.tensor([1.0, 8.0, 1.0]), rtol=0.1, atol=0.0)
 
 
-def test_learner_of_whole_items_knows_how_much_less_to_be_sure_of_items_that_lack_views():
+def test_learner_of_whole_items_knows_how_much_less_to_be_sure_of_items_that_lack_views(monkeypatch):
+    monkeypatch.setattr("models.training.HIDDEN_RATES", HIDDEN_RATES)
     whole = [make_domain(f"toys-{seed}", classes=15, per_class=12, seed=seed) for seed in (1, 2)]
     learner = build_learner("metric")
     assert isinstance(learner, FusedLearner)

@@ -17,15 +17,14 @@ from tasks.adapt import adapt_to_domain
 from tasks.lake import Lake, open_lake
 from tasks.train import meta_train_prior
 
-Made = Callable[[Lake], object]
-"""Fills a lake."""
+Fill = Callable[[Lake], None]
 
 
 @pytest.fixture(scope="session")
-def made_home(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> Callable[[Made], Path]:
+def made_home(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> Callable[[Fill], Path]:
     """A function that makes a home and fills its lake."""
 
-    def make(fill: Made) -> Path:
+    def make(fill: Fill) -> Path:
         with patch.dict(os.environ):
             os.environ["METAFUSE_THREADS"] = "1"
             home = use_home(tmp_path_factory.mktemp("made") / "home").home
@@ -38,8 +37,8 @@ def made_home(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> C
 
 
 @pytest.fixture(scope="session")
-def home_with_prior(made_home: Callable[[Made], Path]) -> Path:
-    """A home with the domains one and two, whose classes lie close together, and a prior of the first."""
+def home_with_prior(made_home: Callable[[Fill], Path]) -> Path:
+    """A home with the domains one and two, the classes of two being close together, and a prior of one."""
 
     def fill(lake: Lake) -> None:
         add_domain(lake, "one", seed=1)
@@ -50,7 +49,7 @@ def home_with_prior(made_home: Callable[[Made], Path]) -> Path:
 
 
 @pytest.fixture(scope="session")
-def home_with_champion(made_home: Callable[[Made], Path]) -> Path:
+def home_with_champion(made_home: Callable[[Fill], Path]) -> Path:
     """A home with the domains one and two, a prior of the first, and a model of the second, adapted among 96 items."""
 
     def fill(lake: Lake) -> None:

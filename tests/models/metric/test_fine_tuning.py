@@ -122,11 +122,39 @@ def test_items_that_are_padding_alone_in_their_class_or_without_any_view_are_not
     assert torch.equal(out, expected.sum(-1, keepdim=True).long())
 
 
-def test_no_episodes_and_no_queries_get_no_logits(episode):
+def test_no_episodes_or_no_queries_get_no_logits(episode):
+    tuning = FineTuning()
     none = replace(episode, **{name: getattr(episode, name)[:0] for name in EPISODE_PARTS})
     gram, cross = none.fused(WEIGHTS[:0])
-    tuning = FineTuning()
     assert tuning(cross[..., :4], lambda rest: rest.membership, gram, cross, none).shape == (0, 20, 4)
+    unasked = replace(episode, cross=episode.cross[:, :, :0], query_presence=episode.query_presence[:, :, :0])
+    gram, cross = unasked.fused(WEIGHTS)
+    assert tuning(cross[..., :4], lambda rest: rest.membership, gram, cross, unasked).shape == (1, 0, 4)
+
+
+def test_what_is_left_of_the_labels_is_all_that_no_part_leaves_out(episode, monkeypatch):
+    """Items that cannot be left out, alone in their class or without a view, are labels all the same."""
+    membership, seen = episode.membership.clone(), episode.support_presence.clone()
+    alone = membership[0, :, 3].nonzero().flatten()
+    membership[0, alone[1:]] = 0
+    blind = int(membership[0, :, 1].nonzero()[0])
+    seen[0, :, blind] = False
+    episode = replace(episode, membership=membership, support_presence=seen)
+    gram, cross = episode.fused(WEIGHTS)
+    fitted, asked = [], []
+    monkeypatch.setattr(
+        "models.metric.fine_tuning.tuned", lambda gram, labels: (fitted.append(labels), tuned(gram, labels))[1]
+    )
+
+    def answer(rest: EpisodeGrams) -> Tensor:
+        asked.append(rest.membership)
+        return rest.membership
+
+    FineTuning()(cross[..., :4], answer, gram, cross, episode)
+    left_out_fits, whole = fitted
+    assert torch.equal(whole, membership)
+    assert torch.equal(left_out_fits, torch.stack(asked, dim=1))
+    assert all(labels[0, [blind, int(alone[0])]].any(-1).all() for labels in asked)
 
 
 @pytest.mark.parametrize("shot", [2, 6])
