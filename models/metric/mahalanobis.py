@@ -7,6 +7,8 @@ Departures from the paper: the embedding is frozen; the strength `s` is learned,
 zero, which is nearest centroid; and no covariance is ever built, because everything is a function of similarities.
 """
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 from models.episodes import mean_shares
 from models.grams import EpisodeGrams
 from models.nearest import NearestCentroid, nearness
-from models.strength import ByShot
+from models.strength import ByShot, within
 
 SCATTER_UNIT = 10.0
 """Covariances of unit-norm items are small: a strength of one multiplies them by this."""
@@ -30,7 +32,7 @@ class MahalanobisHead(nn.Module):
 
     def forward(self, grams: EpisodeGrams, weights: Float[Tensor, "batch view"]) -> Float[Tensor, "batch query way"]:
         """Return logits of the queries."""
-        strength = SCATTER_UNIT * self.scatter(grams.shots).clamp(min=0)
+        strength = SCATTER_UNIT * within(self.scatter(grams.shots), 0.0, math.inf)
         shortening = scatter_shortening(grams, weights, strength)
         return self.nearest.scale(grams) * (nearness(grams, weights) + shortening)
 

@@ -76,6 +76,17 @@ def test_gradient_reaches_the_strength_where_it_starts():
     assert head.scatter.level.grad.any()
 
 
+@pytest.mark.parametrize(("sign", "leads_back"), [(-1.0, True), (1.0, False)])
+def test_strength_below_zero_comes_back_where_covariances_help(sign, leads_back):
+    """All logits grow with the strength: a loss that falls as they do pulls it back, and one that rises does not."""
+    grams, *_ = episode(5)
+    head = MahalanobisHead()
+    torch.nn.init.constant_(head.scatter.level, -0.3)
+    (sign * head(grams, WEIGHTS[None]).sum()).backward()
+    assert (head.scatter.level.grad.item() < 0) is leads_back
+    assert (head.scatter.level.grad.item() == 0) is not leads_back
+
+
 def test_strength_counts_in_units_of_its_own():
     grams, support, labels, query = episode(3)
     head = MahalanobisHead()
