@@ -45,14 +45,11 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
 
 
 @pytest.fixture(autouse=True)
-def _few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+def _few_rounds(short_fits: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rounds are all alike, and on the device that is nowhere a hundred take seconds."""
     monkeypatch.setattr("models.metric.transductive.MOST_ITERATIONS", 10)
-    monkeypatch.setattr("models.metric.network.STEPS", 10)
     monkeypatch.setattr("models.metric.fine_tuning.STEPS", 5)
     monkeypatch.setattr("models.settling.SHARES", (1.0, 0.5, 0.0))
-    monkeypatch.setattr("models.training.CALIBRATION_SHOTS", (1,))
-    monkeypatch.setattr("models.training.HIDDEN_RATES", (0.5,))
 
 
 @pytest.fixture(scope="module")
