@@ -38,11 +38,12 @@ SHOT, QUERY, EPISODES = 1, 3, 4
 def prototype_logits(
     support: Float[Tensor, "batch support dim"],
     query: Float[Tensor, "batch query dim"],
-    membership: Float[Tensor, "batch support way"],
+    labels: Int[Tensor, "batch support"],
+    n_way: int,
 ) -> Float[Tensor, "batch query way"]:
     """Return minus the squared distance of queries to each prototype, plus a number that all classes share."""
-    prototypes = class_means(support, membership)
-    lengths = prototypes.square().sum(-1).unsqueeze(1)
+    prototypes = class_means(support, labels, n_way)
+    lengths = torch.linalg.vector_norm(prototypes, dim=-1).square_().unsqueeze(1)
     return torch.baddbmm(lengths, query, prototypes.mT, beta=-1, alpha=2)
 
 
@@ -107,10 +108,19 @@ class _PrototypicalLoss(torch.autograd.Function):
 
 
 def class_means(
-    items: Float[Tensor, "batch support dim"], membership: Float[Tensor, "batch support way"]
+    items: Float[Tensor, "batch support dim"], labels: Int[Tensor, "batch support"], n_way: int
 ) -> Float[Tensor, "batch way dim"]:
-    """Return the mean of the items of each class; zero if it has none."""
-    return mean_shares(membership).mT @ items
+    """Return the mean of the items of each class; zero if it has none. A label of -1 marks padding.
+
+    Rows are added up where they belong, in half the time of a product with shares, which a processor starts for every
+    few rows anew. Padding goes to a further class.
+    """
+    batch, _, dim = items.shape
+    first = (n_way + 1) * torch.arange(batch, device=labels.device).unsqueeze(1)
+    at = (first + labels.remainder(n_way + 1)).flatten()
+    sums = items.new_zeros(batch * (n_way + 1), dim).index_add_(0, at, items.flatten(0, 1))
+    counts = one_hot(labels, n_way).sum(1).clamp(min=1).to(items.dtype)
+    return sums.view(batch, n_way + 1, dim)[:, :n_way] / counts.unsqueeze(-1)
 
 
 def _by_way(

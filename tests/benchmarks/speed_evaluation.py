@@ -16,6 +16,7 @@ None of ours may be right less often than easyfsl's by more than a point.
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import cycle
 from typing import Any
 
@@ -41,7 +42,7 @@ FINE_TUNING_STEPS, FINE_TUNING_RATE = 200, 0.05
 
 Support = Float[Tensor, "batch support dim"]
 Query = Float[Tensor, "batch query dim"]
-Membership = Float[Tensor, "batch support way"]
+Labels = Int[Tensor, "batch support"]
 Logits = Float[Tensor, "batch query way"]
 
 
@@ -49,31 +50,32 @@ Logits = Float[Tensor, "batch query way"]
 class Method:
     """Our batched function, the name of easyfsl's class, and the share of answers that must be the same."""
 
-    ours: Callable[[Support, Query, Membership], Logits]
+    ours: Callable[[Support, Query, Labels], Logits]
     theirs: str
     agreement: float
 
 
-def fine_tune(support: Support, query: Query, membership: Membership) -> Logits:
+def fine_tune(support: Support, query: Query, labels: Labels) -> Logits:
     """Return the logits of a linear head that starts as cosines with the prototypes and descends on the support."""
-    prototypes = normalize(class_means(support, membership), dim=-1)
+    prototypes = normalize(class_means(support, labels, WAY), dim=-1)
     support, query = normalize(support, dim=-1), normalize(query, dim=-1)
     nothing = Layer(torch.zeros(WAY, DIM), torch.zeros(WAY))
     rates = [torch.full((1, FINE_TUNING_STEPS, 1), FINE_TUNING_RATE)]
-    moved = adapt_and_score([nothing], support, query, Goal(membership, offset=support @ prototypes.mT), rates)
+    goal = Goal(one_hot(labels, WAY), offset=support @ prototypes.mT)
+    moved = adapt_and_score([nothing], support, query, goal, rates)
     return query @ prototypes.mT + moved
 
 
-def pt_map(support: Support, query: Query, membership: Membership) -> Logits:
+def pt_map(support: Support, query: Query, labels: Labels) -> Logits:
     """Return the shares of the queries in a balanced plan, after refining prototypes on power-transformed items."""
     items = torch.cat([support, query], dim=1).relu_().add_(1e-6).sqrt_()
     gram, is_seen = items @ items.mT, torch.ones(query.shape[:2], dtype=torch.bool)
-    mixtures = refine(gram, start(membership, query.shape[1]), is_seen, is_balanced=True)
+    mixtures = refine(gram, start(one_hot(labels, WAY), query.shape[1]), is_seen, is_balanced=True)
     return assign(gram, mixtures, is_seen, is_balanced=True)
 
 
 METHODS = {
-    "proto": Method(prototype_logits, "PrototypicalNetworks", 1.0),
+    "proto": Method(partial(prototype_logits, n_way=WAY), "PrototypicalNetworks", 1.0),
     "finetune": Method(fine_tune, "Finetune", 0.97),
     "ptmap": Method(pt_map, "PTMAP", 0.99),
 }
@@ -88,7 +90,6 @@ def measure_evaluation(method: str, domain: DomainData, peers: Peers, pace: Pace
     ours, theirs = METHODS[method].ours, getattr(easyfsl, METHODS[method].theirs)(nn.Identity())
     episodes = Episodes(domain).draw(TASKS)
     support, query = episodes.take(episodes.support), episodes.take(episodes.query)
-    membership = one_hot(episodes.support_labels, WAY)
     tasks = cycle(zip(support, episodes.support_labels, query, strict=True))
 
     def next_of_theirs() -> Tensor:
@@ -99,14 +100,14 @@ def measure_evaluation(method: str, domain: DomainData, peers: Peers, pace: Pace
 
     check_answers(
         method,
-        ours(support, query, membership).argmax(-1)[:COMPARED],
+        ours(support, query, episodes.support_labels).argmax(-1)[:COMPARED],
         torch.stack([next_of_theirs() for _ in range(COMPARED)]).argmax(-1),
         episodes.query_labels[:COMPARED],
     )
     if method == "finetune":
         check_descent(theirs, support[:COMPARED], episodes.support_labels[:COMPARED], query[:COMPARED])
     contenders = {
-        "ours": Contender(lambda: ours(support, query, membership), TASKS),
+        "ours": Contender(lambda: ours(support, query, episodes.support_labels), TASKS),
         "easyfsl": Contender(next_of_theirs, 1),
     }
     return {key: how_many_times_faster(take_turns(contenders, pace), "ours", "easyfsl")}
@@ -128,7 +129,7 @@ def check_answers(
 
 def check_descent(theirs: Any, support: Support, labels: Int[Tensor, "batch support"], query: Query) -> None:
     """Raise unless our fine-tuning lowers the loss of the support, which both descend, as far as easyfsl's."""
-    ours = cross_entropy(fine_tune(support, support, one_hot(labels, WAY)).flatten(0, 1), labels.flatten())
+    ours = cross_entropy(fine_tune(support, support, labels).flatten(0, 1), labels.flatten())
     lowered = []
     for items, own, asked in zip(support, labels, query, strict=True):
         theirs.process_support_set(items, own)
