@@ -16,6 +16,7 @@ Departures from the paper:
   the support is read once for all of them. There is nothing in a layer but attention.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -33,11 +34,12 @@ from models.generation.classes import (
 )
 from models.grams import EpisodeGrams
 from models.nearest import NearestCentroid
-from models.strength import ByShot
+from models.strength import ByShot, within
 
 LAYERS = 2
 HEADS = 4
 HIDDEN = 32
+MOST_LOG_SHARPNESS = 4.0
 SHARPEST = 3.0
 """Largest score that the network of a layer gives."""
 PAIRS_AT_ONCE = 2**20
@@ -119,7 +121,7 @@ class Attention(nn.Module):
         mean = mean_of_known(similarity.mT, context.is_there).mT
         parts = (similarity, agreement, nearest, mean, log_shots(context.shots)[:, None, None])
         described = torch.stack([part.expand_as(similarity) for part in parts], dim=-1)
-        sharpness = self.log_sharpness.clamp(max=4.0).exp()
+        sharpness = within(self.log_sharpness, -math.inf, MOST_LOG_SHARPNESS).exp()
         scores = sharpness * similarity.unsqueeze(-1) + SHARPEST * self.network(described)
         scores = scores.masked_fill(is_hidden.unsqueeze(-1), torch.finfo(scores.dtype).min)
         attention: Tensor = scores.softmax(-2).mean(-1)

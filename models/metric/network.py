@@ -10,6 +10,7 @@ A network knows the classes that it was trained on too well. Its weights are the
 they are fitted on one fold of the classes, while the gate is learned on episodes of the other.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -24,7 +25,7 @@ from models.metric.fine_tuning import FineTuning
 from models.metric.known import where_known
 from models.metric.losses import ROUNDING, contrastive_loss, euclidean, pairwise_squared, triplet_loss
 from models.nearest import NearestCentroid, nearness
-from models.strength import ByShot
+from models.strength import ByShot, within
 
 TRIPLET_MARGIN = 0.3
 CONTRASTIVE_MARGIN = 1.5
@@ -92,7 +93,7 @@ class LearnedMetricHead(nn.Module):
         centre = mean_of_real(support, grams.is_real)  # about it, a classifier with little penalty is found soon
         support, query = support - centre, query - centre
         unit = mean_of_real(support.square().sum(-1, keepdim=True), grams.is_real).clamp(min=ROUNDING)
-        gate = self.gate(grams.shots).clamp(min=0).unsqueeze(-1)
+        gate = within(self.gate(grams.shots), 0.0, math.inf).unsqueeze(-1)
 
         def joined(
             learned: Float[Tensor, "batch item other"], fused: Float[Tensor, "batch item other"]

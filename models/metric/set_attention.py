@@ -7,6 +7,8 @@ that any views and dimensions work and distances follow from Gram matrices. The 
 starts at zero, which is nearest centroid.
 """
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -15,9 +17,10 @@ from models.episodes import mean_shares
 from models.grams import EpisodeGrams
 from models.metric.known import where_known
 from models.nearest import NearestCentroid, nearness
-from models.strength import ByShot
+from models.strength import ByShot, within
 
 HEADS = 4
+MOST_LOG_SHARPNESS = 4.0
 LARGEST_AFFINITY = 20.0
 
 
@@ -46,14 +49,14 @@ class SetAttentionHead(nn.Module):
         grams: EpisodeGrams,
     ) -> Float[Tensor, "batch support way"]:
         """Return prototypes as weights on support items, given those of the class means."""
-        sharpness = self.log_sharpness.clamp(max=4.0).exp()[:, None, None]
+        sharpness = within(self.log_sharpness, -math.inf, MOST_LOG_SHARPNESS).exp()[:, None, None]
         is_own = self.own_class[:, None, None] * grams.membership.unsqueeze(1)
         affinity = sharpness * (gram @ means).unsqueeze(1) + is_own
         affinity = LARGEST_AFFINITY * (affinity / LARGEST_AFFINITY).tanh()
         is_real = grams.is_real[:, None, :, None] > 0
         attention = affinity.masked_fill(~is_real, torch.finfo(affinity.dtype).min).softmax(2)
         offsets = (attention - means.unsqueeze(1)) * is_real
-        strengths = self.strengths(grams.shots).clamp(-1, 1)
+        strengths = within(self.strengths(grams.shots), -1.0, 1.0)
         return means + torch.einsum("bh,bhsw->bsw", strengths, offsets) / HEADS
 
 

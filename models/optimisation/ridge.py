@@ -11,13 +11,15 @@ starts at zero and, like the penalty, follows the shot. Targets are centred inst
 appended to `X`: items are centred by their domain, and one that has no view must favour no class.
 """
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from models.grams import EpisodeGrams
 from models.nearest import NearestCentroid
-from models.strength import ByShot
+from models.strength import ByShot, within
 
 LEAST_LOG_PENALTY = -6.0
 """Below this the Gram matrix of similar items cannot be inverted in single precision."""
@@ -46,7 +48,7 @@ class RidgeHead(nn.Module):
         is_real = grams.is_real.unsqueeze(-1)
         frequency = grams.membership.sum(1, keepdim=True) / is_real.sum(1, keepdim=True).clamp(min=1)
         targets = grams.membership - is_real * frequency
-        penalty = self.log_penalty(grams.shots).clamp(min=LEAST_LOG_PENALTY).exp()
+        penalty = within(self.log_penalty(grams.shots), LEAST_LOG_PENALTY, math.inf).exp()
         ridge = is_real * gram * is_real.mT + torch.diag_embed(penalty.expand_as(grams.is_real))
         return torch.cholesky_solve(targets, torch.linalg.cholesky(ridge))
 

@@ -1,9 +1,10 @@
+import pytest
 import torch
 from synthetic import departed_learner, draw, make_domain
 
 from models.fused import FusedLearner
 from models.grams import EpisodeGrams
-from models.metric.set_attention import SetAttentionHead, mixture_distances
+from models.metric.set_attention import MOST_LOG_SHARPNESS, SetAttentionHead, mixture_distances
 
 WEIGHTS = torch.tensor([0.5, 0.3, 0.2])
 
@@ -38,3 +39,17 @@ def test_without_strength_prototypes_are_the_means():
     gram, _ = grams.fused(WEIGHTS.expand(6, 3))
     means = grams.membership / grams.membership.sum(1, keepdim=True)
     assert torch.equal(SetAttentionHead().adapt(gram, means, grams), means)
+
+
+@pytest.mark.parametrize(
+    ("name", "beyond"), [("strengths.level", 1.5), ("strengths.level", -1.5), ("log_sharpness", MOST_LOG_SHARPNESS + 1)]
+)
+def test_what_is_beyond_its_bounds_comes_back(name, beyond):
+    """Of a loss and its opposite, each head is led back by one, since a step goes against the gradient."""
+    learner, grams = episode()
+    parameter = learner.head.get_parameter(name)
+    torch.nn.init.constant_(parameter, beyond)
+    logits = learner.head(grams, WEIGHTS.expand(6, 3))[..., 0].sum()
+    either = torch.stack([torch.autograd.grad(loss, parameter, retain_graph=True)[0] for loss in (logits, -logits)])
+    assert ((either * beyond > 0).sum(0) == 1).all()
+    assert ((either == 0).sum(0) == 1).all()
