@@ -211,6 +211,14 @@ def distances_of(
     return torch.where(is_seen_elsewhere, unsure, distance)
 
 
+def query_blocks(
+    cross: Float[Tensor, "batch query support"], numbers: int, at_once: int
+) -> Iterator[Float[Tensor, "batch block support"]]:
+    """Return the queries in blocks for which `at_once` numbers are held, if each query takes so many `numbers`."""
+    rows = max(1, at_once // max(1, numbers))
+    return (cross[:, start : start + rows] for start in range(0, max(cross.shape[1], 1), rows))
+
+
 def mean_where_unknown(
     values: Float[Tensor, "*batch query way"], is_known: Bool[Tensor, "*batch #query way"]
 ) -> Float[Tensor, "*batch query way"]:

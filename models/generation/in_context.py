@@ -32,7 +32,7 @@ from models.generation.classes import (
     mean_of_known,
     present_members,
 )
-from models.grams import EpisodeGrams
+from models.grams import EpisodeGrams, query_blocks
 from models.nearest import NearestCentroid
 from models.strength import ByShot, within
 
@@ -66,8 +66,7 @@ class InContextHead(nn.Module):
         """Return the labels that the queries end with."""
         gram, cross = about_prototypes(grams, weights)
         contexts = list(self.contexts(gram, grams))
-        rows = max(1, PAIRS_AT_ONCE // grams.membership[..., 0].numel())
-        blocks = [cross[:, start : start + rows] for start in range(0, max(cross.shape[1], 1), rows)]
+        blocks = query_blocks(cross, grams.is_real.numel(), PAIRS_AT_ONCE)
         return torch.cat([self.ask(block, contexts) for block in blocks], dim=1)
 
     def contexts(self, gram: Float[Tensor, "batch support support"], grams: EpisodeGrams) -> Iterator["Context"]:

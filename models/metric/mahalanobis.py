@@ -14,12 +14,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from models.episodes import mean_shares
-from models.grams import EpisodeGrams
+from models.grams import EpisodeGrams, query_blocks
 from models.nearest import NearestCentroid, nearness
 from models.strength import ByShot, within
 
 SCATTER_UNIT = 10.0
 """Covariances of unit-norm items are small: a strength of one multiplies them by this."""
+NUMBERS_AT_ONCE = 2**22
+"""Queries of large domains are answered in blocks of this many offsets from a mean, one for each support item."""
 
 
 class MahalanobisHead(nn.Module):
@@ -52,9 +54,15 @@ def scatter_shortening(
     centring = own * covariance(grams.membership.mT) + (1 - own) * covariance(grams.is_real).unsqueeze(1)
     centring = strength[:, :, None, None] * centring  # [batch, way, support, support]
     middle = torch.linalg.solve(torch.eye(gram.shape[-1]).to(gram) + centring @ gram.unsqueeze(1), centring)
-    offsets = cross.unsqueeze(1) - (gram @ means).mT.unsqueeze(2)  # [batch, way, query, support]
-    shortening: Tensor = ((offsets @ middle) * offsets).sum(-1).mT
-    return shortening * grams.query_presence.any(1).unsqueeze(-1)
+    of_means = (gram @ means).mT.unsqueeze(2)
+
+    def of_block(asked: Float[Tensor, "batch block support"]) -> Float[Tensor, "batch way block"]:
+        offsets = asked.unsqueeze(1) - of_means  # [batch, way, block, support]
+        shortening: Tensor = ((offsets @ middle) * offsets).sum(-1)
+        return shortening
+
+    blocks = query_blocks(cross, grams.membership.numel(), NUMBERS_AT_ONCE)
+    return torch.cat([of_block(asked) for asked in blocks], dim=2).mT * grams.query_presence.any(1).unsqueeze(-1)
 
 
 def covariance(members: Float[Tensor, "*batch support"]) -> Float[Tensor, "*batch support support"]:

@@ -60,6 +60,14 @@ def test_covariance_is_that_of_the_members():
     assert not covariance(torch.tensor([0.0, 1.0, 0.0])).any()
 
 
+def test_queries_are_answered_the_same_in_blocks_as_all_at_once(monkeypatch):
+    grams, *_ = episode(3)
+    strength = torch.ones(1, 1)
+    at_once = scatter_shortening(grams, WEIGHTS[None], strength)
+    monkeypatch.setattr("models.metric.mahalanobis.NUMBERS_AT_ONCE", 7 * grams.membership.numel())
+    torch.testing.assert_close(scatter_shortening(grams, WEIGHTS[None], strength), at_once, atol=1e-6, rtol=0)
+
+
 def test_negative_strength_is_none():
     grams, *_ = episode(3)
     head, start = MahalanobisHead(), MahalanobisHead()
