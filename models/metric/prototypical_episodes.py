@@ -41,9 +41,12 @@ def prototype_logits(
     labels: Int[Tensor, "batch support"],
     n_way: int,
 ) -> Float[Tensor, "batch query way"]:
-    """Return minus the squared distance of queries to each prototype, plus a number that all classes share."""
+    """Return minus the squared distance of queries to each prototype, plus a number that all classes of a query share.
+
+    A class without items stands at the origin. Labels are those of `class_means`.
+    """
     prototypes = class_means(support, labels, n_way)
-    lengths = torch.linalg.vector_norm(prototypes, dim=-1).square_().unsqueeze(1)
+    lengths = torch.linalg.vector_norm(prototypes, dim=-1).square().unsqueeze(1)
     return torch.baddbmm(lengths, query, prototypes.mT, beta=-1, alpha=2)
 
 
@@ -110,14 +113,15 @@ class _PrototypicalLoss(torch.autograd.Function):
 def class_means(
     items: Float[Tensor, "batch support dim"], labels: Int[Tensor, "batch support"], n_way: int
 ) -> Float[Tensor, "batch way dim"]:
-    """Return the mean of the items of each class; zero if it has none. A label of -1 marks padding.
+    """Return the mean of the items of each class, zero if it has none; a label of no class, such as -1, is padding.
 
-    Rows are added up where they belong, in half the time of a product with shares, which a processor starts for every
-    few rows anew. Padding goes to a further class.
+    Rows are added up where they belong, in little more than half the time of a product with shares, which a processor
+    starts for every few rows anew. Padding goes to a further class.
     """
     batch, _, dim = items.shape
+    is_known = (labels >= 0) & (labels < n_way)
     first = (n_way + 1) * torch.arange(batch, device=labels.device).unsqueeze(1)
-    at = (first + labels.remainder(n_way + 1)).flatten()
+    at = (first + labels.where(is_known, n_way)).flatten()
     sums = items.new_zeros(batch * (n_way + 1), dim).index_add_(0, at, items.flatten(0, 1))
     counts = one_hot(labels, n_way).sum(1).clamp(min=1).to(items.dtype)
     return sums.view(batch, n_way + 1, dim)[:, :n_way] / counts.unsqueeze(-1)

@@ -29,7 +29,8 @@ def drawn(batch: int = 5, dim: int = DIM, seed: int = 0):
 
 def test_prototype_is_the_mean_of_its_class():
     items = torch.tensor([[[0.0, 0.0], [2.0, 0.0], [5.0, 5.0], [9.0, 9.0]]])
-    assert class_means(items, torch.tensor([[0, 0, 1, -1]]), 3).tolist() == [[[1, 0], [5, 5], [0, 0]]]
+    for padding in (-1, -2, 3, 4):
+        assert class_means(items, torch.tensor([[0, 0, 1, padding]]), 3).tolist() == [[[1, 0], [5, 5], [0, 0]]]
 
 
 def test_logits_are_minus_squared_distances_but_for_a_number_per_query():
@@ -38,6 +39,13 @@ def test_logits_are_minus_squared_distances_but_for_a_number_per_query():
     expected = -torch.cdist(query, mean_shares(membership).mT @ support).square()
     logits = prototype_logits(support, query, membership.argmax(-1), WAY)
     torch.testing.assert_close(logits.log_softmax(-1), expected.log_softmax(-1), atol=1e-4, rtol=1e-4)
+
+
+def test_logits_can_be_differentiated():
+    items, membership, _ = drawn(batch=2)
+    support, query = (part.double().requires_grad_() for part in items.split([WAY * SHOT, WAY * QUERY], dim=1))
+    labels = membership.argmax(-1)
+    assert torch.autograd.gradcheck(lambda *given: prototype_logits(*given, labels, WAY), (support, query))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
