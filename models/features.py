@@ -29,8 +29,8 @@ class ViewSpec:
 class DomainData:
     """All items of one domain: one feature matrix per view, a presence mask, and the labels that are known.
 
-    Features are finite; what they hold where `presence` is false plays no part. `labels` indexes `classes`; -1 is
-    unlabelled.
+    Features are finite and of single precision; what they hold where `presence` is false plays no part. `labels`
+    indexes `classes`; -1 is unlabelled.
     """
 
     domain: str
@@ -78,7 +78,7 @@ class DomainData:
         return moved
 
     def take(self, rows: Int[Tensor, " row"]) -> "DomainData":
-        """Return the given items only, in the given order; classes stay as they are."""
+        """Return the given items only, in the given order, with means of their own; classes stay as they are."""
         return replace(
             self,
             features={name: matrix[rows] for name, matrix in self.features.items()},
@@ -89,9 +89,7 @@ class DomainData:
 
     def with_presence(self, presence: Bool[Tensor, "item view"]) -> "DomainData":
         """Return the same items with some views hidden; nothing is copied, and the means stay those of all items."""
-        hidden = replace(self, presence=presence)
-        hidden.__dict__["means"] = self.means
-        return hidden
+        return self._with_means(replace(self, presence=presence))
 
     def with_view_dropout(self, rate: float, generator: torch.Generator) -> "DomainData":
         """Return the same items with each view hidden at that rate; an item that would lose all keeps one.
@@ -117,6 +115,10 @@ class DomainData:
         kept = self.presence.flatten().index_fill(0, unlucky[: round(share * int(self.presence.sum()))], False)
         return self.with_presence(kept.view_as(self.presence))
 
+    def _with_means(self, changed: "DomainData") -> "DomainData":
+        changed.__dict__["means"] = self.means
+        return changed
+
     def _draw_luck(self, generator: torch.Generator) -> Float[Tensor, "item view"]:
         luck = torch.zeros(self.presence.shape)
         luck[:, self.views_present] = torch.rand(len(self), len(self.views_present), generator=generator)
@@ -126,10 +128,10 @@ class DomainData:
         return one_hot((luck * self.presence).argmax(1), len(self.views)).bool()
 
     def with_classes(self, classes: tuple[str, ...]) -> "DomainData":
-        """Return the same items with only `classes` labelled; every other label becomes -1."""
+        """Return the same items with only `classes` labelled: every other label becomes -1, and the means stay."""
         lookup = {name: index for index, name in enumerate(classes)}
         mapping = torch.tensor([lookup.get(name, -1) for name in self.classes] + [-1], device=self.labels.device)
-        return replace(self, classes=classes, labels=mapping[self.labels])
+        return self._with_means(replace(self, classes=classes, labels=mapping[self.labels]))
 
     def without_classes(self, classes: Iterable[str]) -> "DomainData":
         """Return the same items with none of `classes` known: their labels become -1."""

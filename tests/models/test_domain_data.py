@@ -25,11 +25,12 @@ def test_taking_rows_keeps_their_order_and_the_classes(toys):
     assert torch.equal(taken.features["title"], toys.features["title"][rows])
 
 
-def test_hiding_views_copies_no_features_and_keeps_the_mean_of_all_items():
+def test_hiding_views_and_naming_classes_copy_no_features_and_keep_the_mean_of_all_items():
     domain = make_domain()
     hidden = domain.with_presence(torch.arange(96)[:, None].expand(96, 3) % 2 == 0)
-    assert hidden.features["title"] is domain.features["title"]
-    assert torch.equal(hidden.means["title"], domain.means["title"])
+    for changed in (hidden, hidden.with_classes(domain.classes[:2]), hidden.without_classes(domain.classes[:2])):
+        assert changed.features["title"] is domain.features["title"]
+        assert torch.equal(changed.means["title"], domain.means["title"])
 
 
 @pytest.mark.parametrize(("share", "n_hidden"), [(0.0, 0), (0.25, 54), (0.5, 108), (0.9, 216 - 96)])
