@@ -98,7 +98,8 @@ def assign(
     """Share queries out over classes; a row sums to 1, or to 0 for a query that is not seen."""
     n_support = gram.shape[1] - is_seen.shape[1]
     has_support = mixtures.sum(1, keepdim=True) > 0
-    affinity = (-SHARPNESS * distances(gram, mixtures, n_support)).masked_fill(~has_support, -torch.inf)
+    affinity = -SHARPNESS * distances(gram, mixtures, n_support)
+    affinity = affinity.masked_fill(~has_support, torch.finfo(affinity.dtype).min)  # a padded episode has no class
     plan = affinity.softmax(-1) * is_seen.unsqueeze(-1)
     return balance(plan, is_seen, has_support) if is_balanced else plan
 

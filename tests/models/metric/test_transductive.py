@@ -112,3 +112,11 @@ def test_fine_tuning_is_that_of_prototypes_which_stay_where_they_are():
         assert (moving(grams, weights) - TransductiveHead()(grams, weights)).abs().max() > 0.1
         moving.strength.level.fill_(1.0)
         assert (moving(grams, weights) - staying(grams, weights)).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("is_balanced", [True, False])
+def test_an_episode_that_is_all_padding_shares_nothing_out(items, is_balanced):
+    support, _, query = items
+    nobody = torch.zeros(1, 12, dtype=torch.bool)
+    plan = assign(similarities(support, query), torch.zeros(1, 18, 3), nobody, is_balanced=is_balanced)
+    assert torch.equal(plan, torch.zeros(1, 12, 3))
