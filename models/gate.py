@@ -11,8 +11,8 @@ from typing import Literal
 from jaxtyping import Bool
 from torch import Tensor
 
-Z = 1.959964
-"""95 %, two-sided."""
+from models.metrics import STANDARD_ERRORS
+
 MAX_ASK = 100_000
 
 Decision = Literal["promote", "hold", "ask"]
@@ -79,7 +79,7 @@ def judge(
 def _interval(won: float, lost: float, items: float) -> tuple[float, float]:
     won, lost, items = won + 0.5, lost + 0.5, items + 2
     spread = max(won + lost - (won - lost) ** 2 / items, 0.0)
-    return (won - lost) / items, Z * math.sqrt(spread) / items
+    return (won - lost) / items, STANDARD_ERRORS * math.sqrt(spread) / items
 
 
 def _labels_needed(won: int, lost: int, items: int, min_gain: float) -> int:
