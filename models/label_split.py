@@ -1,7 +1,9 @@
 """Which labelled items of a domain a model is adapted from, and which only judge it.
 
-Items are ordered by a hash of their id and the seed, so the choice does not depend on the order of rows, and an item
-stays on its side when further labels arrive: models adapted months apart are judged on items neither has seen.
+Items are ordered by a hash of their id and the seed, so the choice does not depend on the order of rows. Where all
+labels are used but a share, an item stays on its side when further labels arrive, unless it was lent to a class that
+had no other. With a fixed number of labels a class, further ones may push an item out of the support: the gate leaves
+out of its judgement what the champion was adapted from, so that neither model is judged on items that it has seen.
 """
 
 import hashlib
@@ -73,7 +75,7 @@ def _ordered_rows(data: DomainData, seed: int) -> dict[str, list[tuple[float, in
 def _divide(
     rows: list[tuple[float, int]], config: AdaptConfig
 ) -> tuple[list[tuple[float, int]], list[tuple[float, int]]]:
-    """Return support and test rows; test items come from the low end, so that more labels never move them."""
+    """Return support and test rows; test items come from the low end, which a further label seldom moves."""
     if config.shots is not None:
         cut = len(rows) - config.shots
     else:

@@ -71,7 +71,10 @@ class Prior(Protocol):
         ...
 
     def adapt(self, domain: DomainData, support: Int[Tensor, " support"]) -> DomainModel:
-        """Adapt to one domain from the labelled rows `support`; its other rows serve as unlabelled context."""
+        """Adapt to one domain from the labelled rows `support`; its other rows serve as unlabelled context.
+
+        Each of these rows has some view: one without any is of no use and would count as an item of its class.
+        """
         ...
 
     def config(self) -> dict[str, Any]:

@@ -35,7 +35,7 @@ HIDDEN_EPISODES, HIDDEN_RATES = 5, (0.5, 0.9)
 
 EPISODES_AT_ONCE = 32
 """A larger meta-batch is worked through in parts, which bounds memory. A loss that is taken at the temperature that
-suits a batch best is taken at that of each part."""
+suits a batch best is taken at that of each part, and what is clipped for each episode is as in a batch of that size."""
 
 EPISODE_CLASSES = 16
 """Episodes of one step draw from this many classes, so that they share most of their rows."""

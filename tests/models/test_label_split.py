@@ -42,7 +42,7 @@ def test_share_is_kept_for_testing_without_shots():
     assert 8 <= len(split.test) <= 28
 
 
-def test_more_labels_never_move_an_item_to_the_other_side():
+def test_more_labels_move_no_item_to_the_other_side_where_a_share_is_kept_for_testing():
     few = {name: label for name, label in TOYS.items() if not name.endswith(("7", "8", "9"))}
     before = split_labels(domain_of(few), AdaptConfig())
     after = split_labels(domain_of(TOYS), AdaptConfig())

@@ -84,7 +84,7 @@ def test_outer_loop_has_no_hold_on_the_network(head, episode):
 
 
 def test_closed_gate_opens_again_where_the_network_helps(head, episode):
-    """Of a loss and its opposite one falls as the gate opens: that one opens it, and the other lets it be."""
+    """Of a loss of one episode and its opposite one falls as the gate opens: that opens it, the other lets it be."""
     torch.nn.init.constant_(head.gate.level, -0.3)
     logits = head(episode, WEIGHTS[None])[..., 0].sum()
     either = [torch.autograd.grad(loss, head.gate.level, retain_graph=True)[0].item() for loss in (logits, -logits)]
