@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from data_contracts.errors import MetafuseError
 
 BAD_INPUT = 2
+WIDEST = 10_000
+"""More than any terminal has columns."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +75,15 @@ def plain(value: Any) -> Any:
 
 def facts_table(facts: Mapping[str, Any]) -> Table:
     """Lay out facts one a line: name, value."""
+    return _lines({name.replace("_", " "): value for name, value in facts.items()})
+
+
+def _lines(values: Mapping[str, Any]) -> Table:
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    for name, value in facts.items():
-        table.add_row(name.replace("_", " "), text_of(value))
+    for name, value in values.items():
+        table.add_row(name, text_of(value))
     return table
 
 
@@ -88,6 +95,15 @@ def rows_table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]], *, who
     for row in rows:
         table.add_row(*(text_of(row.get(column)) for column in columns))
     return table
+
+
+def rows_that_fit(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """Lay out rows as a table or, where that is wider than the terminal, one below the other with a value a line."""
+    table, console = rows_table(columns, rows), Console()
+    wanted = Measurement.get(console, console.options.update(max_width=WIDEST), table).maximum
+    if not rows or wanted <= console.width:
+        return table
+    return Group(*(part for row in rows for part in (_lines({name: row.get(name) for name in columns}), "")))
 
 
 def text_of(value: Any) -> Text:

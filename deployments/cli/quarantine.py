@@ -7,7 +7,7 @@ import typer
 from rich.console import Group
 
 from data_contracts.names import check_domain
-from deployments.cli.answer import Answer, facts_table, rows_table
+from deployments.cli.answer import Answer, rows_table
 from deployments.cli.command import command
 
 SHOWN = ("domain", "locator", "item_id", "reasons")
@@ -44,4 +44,8 @@ def _answer(rows: list[dict[str, object]], limit: int) -> Answer:
     facts = {"total": len(rows), "reasons": reasons, "rows": rows[:limit]}
     if not rows:
         return Answer(facts, "Nothing is in quarantine.")
-    return Answer(facts, Group(rows_table(SHOWN, rows[:limit]), "", facts_table({"rows": len(rows), **reasons})))
+    counts = [{"reason": reason, "rows": count} for reason, count in reasons.items()]
+    total = f"{len(rows):,} rows in quarantine"
+    if len(rows) > limit:
+        total += f", the newest {limit:,} shown: --limit shows more"
+    return Answer(facts, Group(rows_table(SHOWN, rows[:limit]), "", rows_table(("reason", "rows"), counts), "", total))

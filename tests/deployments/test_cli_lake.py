@@ -44,6 +44,7 @@ def test_sql_answers_with_columns_and_rows(metafuse):
             {"label": "bird", "n": 2, "newest": "2026-01-02T03:04:05+00:00"},
             {"label": "fish", "n": 1, "newest": "2026-01-02T03:04:05+00:00"},
         ],
+        "is_cut": False,
     }
     shown = metafuse.here("sql", query).out
     assert "bird" in shown
@@ -51,13 +52,29 @@ def test_sql_answers_with_columns_and_rows(metafuse):
 
 
 @pytest.mark.usefixtures("lake")
-def test_sql_prints_no_more_rows_than_asked(metafuse):
-    assert len(metafuse.here("sql", "SELECT * FROM labels", "--limit", "2", "--json").facts["rows"]) == 2
+def test_sql_prints_no_more_rows_than_asked_and_says_if_there_are_more(metafuse):
+    facts = metafuse.here("sql", "SELECT * FROM labels", "--limit", "2", "--json").facts
+    assert (len(facts["rows"]), facts["is_cut"]) == (2, True)
+    assert (
+        "more rows than these 2: --limit prints up to 10,000"
+        in metafuse.here("sql", "SELECT item_id FROM labels", "--limit", "2").out
+    )
+    assert metafuse.here("sql", "SELECT * FROM labels", "--limit", "3", "--json").facts["is_cut"] is False
+    assert "more rows" not in metafuse.here("sql", "SELECT item_id FROM labels", "--limit", "3").out
+
+
+@pytest.mark.parametrize(("width", "is_table"), [("80", False), ("200", True)])
+def test_rows_that_are_wider_than_the_terminal_are_printed_one_below_the_other(metafuse, monkeypatch, width, is_table):
+    monkeypatch.setenv("COLUMNS", width)
+    shown = metafuse.here("sql", "SELECT 'left' AS first_column, repeat('wide ', 15) AS second_column").out
+    lines = [line.split() for line in shown.splitlines() if line.strip()]
+    assert (["first_column", "left"] in lines) is not is_table
+    assert any({"first_column", "second_column"} <= set(line) for line in lines) is is_table
 
 
 def test_sql_over_an_empty_lake_finds_empty_platform_tables(metafuse):
     facts = metafuse.here("sql", "SELECT count(*) AS n FROM predictions", "--json").facts
-    assert facts == {"columns": ["n"], "rows": [{"n": 0}]}
+    assert facts == {"columns": ["n"], "rows": [{"n": 0}], "is_cut": False}
 
 
 @pytest.mark.parametrize(
@@ -91,6 +108,9 @@ def test_corrupt_transaction_log_is_refused_by_table(metafuse, lake, home):
 def test_quarantine_list_counts_reasons(metafuse):
     facts = metafuse.here("quarantine", "list", "--json").facts
     assert (facts["total"], facts["reasons"]) == (2, {"year:type": 2, "title:max_length": 1})
+    shown = metafuse.here("quarantine", "list").out
+    assert "title:max_length" in shown.split("reason ")[-1]
+    assert "2 rows in quarantine" in shown
     only = metafuse.here("quarantine", "list", "noto-ru", "--json").facts
     assert [row["locator"] for row in only["rows"]] == ["items.csv:7"]
 
