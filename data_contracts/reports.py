@@ -98,6 +98,7 @@ class AdaptReport(Report):
     accuracy: float
     ci95: float = Field(description="half-width of the 95 % interval")
     labels: int = Field(description="labelled items the model was adapted from")
+    tested: int = Field(description="labelled items the model was judged on; it has not seen them")
     prior_version: str
     learner: str = Field(description="the one that was adapted")
     preference: dict[str, float] = Field(
@@ -124,7 +125,6 @@ class AdaptOutcome(AdaptReport):
 
     nll: float
     ece: float
-    tested: int = Field(description="labelled items the model was judged on; it has not seen them")
     decision: str = Field(description="promote, hold or ask")
     why: str
     baselines: dict[str, Score] = Field(description="reference classifiers on the same support and test items")

@@ -232,6 +232,7 @@ def trained_learners(
     fitted = fit_to_data(config.training, seen)
     report(0, 0, f"tune {REFERENCE}")
     tuned = tune_logreg(seen, classes, fitted.model_copy(update={"shots": config.training.shots}))
+    report(1, 1, f"tune {REFERENCE}")
     trained, trainings = train_learners(config.learners, seen, fitted, report)
     return {**reference_learners(tuned), UNTRAINED: untrained_learner(), **trained}, trainings
 
@@ -252,6 +253,9 @@ def train_learners(
         for progress in train(members[kind], domains, config):
             curve.note(progress)
             report(progress.step, config.steps, f"meta-train {kind}")
+            if progress.step == config.steps:
+                report(0, 0, f"settle and calibrate {kind}")
+        report(1, 1, f"settle and calibrate {kind}")
         trainings[kind] = Training(curve, time.perf_counter() - started)
     trained: dict[str, Prior] = {kind: members[kind] for kind in kinds if kind != AUTO}
     if AUTO in kinds:

@@ -134,6 +134,7 @@ def _train_new(domains: Sequence[DomainData], config: MetaTrainConfig, fitted: T
         progress.report(0, 0, f"tune {REFERENCE}")
         classes = tuple(sorted({name for data in domains for name in data.classes}))
         tuned = tune_logreg(domains, classes, fitted)
+        progress.report(1, 1, f"tune {REFERENCE}")
         learners: dict[str, EpisodeLearner] = {REFERENCE: tuned, UNTRAINED: untrained_learner(), **priors}
         comparison, accuracy = _compare(learners, seconds, domains, fitted)
         best = AUTO if AUTO in priors else max(priors, key=lambda kind: accuracy[kind])

@@ -73,6 +73,9 @@ def train_learner(
                 state = {"made_of": made_of(kind, learner), "loop": now.state, "seconds": seconds, **curves}
                 _write_checkpoint(checkpoint, state)
             progress.report(now.step, config.steps, f"meta-train {kind}")
+            if now.step == config.steps:
+                progress.report(0, 0, f"settle and calibrate {kind}")
+    progress.report(1, 1, f"settle and calibrate {kind}")
     return Trained(learner.to("cpu"), curve, before + time.perf_counter() - started, first)
 
 

@@ -99,11 +99,16 @@ def rows_table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]], *, who
 
 def rows_that_fit(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> RenderableType:
     """Lay out rows as a table or, where that is wider than the terminal, one below the other with a value a line."""
-    table, console = rows_table(columns, rows), Console()
-    wanted = Measurement.get(console, console.options.update(max_width=WIDEST), table).maximum
-    if not rows or wanted <= console.width:
+    table = rows_table(columns, rows)
+    if not rows or fits(table):
         return table
     return Group(*(part for row in rows for part in (_lines({name: row.get(name) for name in columns}), "")))
+
+
+def fits(table: Table) -> bool:
+    """Return whether no line of a table is wider than the terminal."""
+    console = Console()
+    return Measurement.get(console, console.options.update(max_width=WIDEST), table).maximum <= console.width
 
 
 def text_of(value: Any) -> Text:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Group
@@ -97,7 +97,15 @@ def adapt(
 
     result = adapt_domain(domain=check_domain(domain), config=config)
     facts = {name: result[name] for name in AdaptReport.model_fields}
-    return Answer(facts, facts_table({**facts, "columns": shown_columns(facts["columns"])}))
+    return Answer(facts, facts_table(shown_adaptation(facts)))
+
+
+def shown_adaptation(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the facts as a person reads them: what the accuracy was measured on, and what columns lose in."""
+    judged = f"{facts['accuracy']:.1%} ± {facts['ci95']:.1%} of {facts['tested']} labelled items that it has not seen"
+    kept = {name: value for name, value in facts.items() if name not in ("ci95", "tested", "columns", "seconds")}
+    lost = shown_columns(facts["columns"])
+    return {**kept, "accuracy": judged, "nats lost without columns": lost, "seconds": facts["seconds"]}
 
 
 def shown_columns(columns: Mapping[str, Mapping[str, float]]) -> str:

@@ -10,10 +10,12 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from data_contracts.settings import get_settings
 from deployments.cli.answer import plain
-from deployments.cli.learn import shown_columns
+from deployments.cli.leaderboard import shown_leaderboard
+from deployments.cli.learn import shown_adaptation, shown_columns
 
 COMMANDS = (
     "demo", "up", "doctor", "ingest", "meta-train", "adapt", "score", "drift", "benchmark", "transfer", "sql",
@@ -175,3 +177,34 @@ def test_columns_that_carried_most_are_shown_and_the_rest_counted():
     assert shown_columns(columns).startswith("facts/a 0.50 ± 0.12, facts/b")
     assert shown_columns(columns).endswith("facts/e 0.50 ± 0.12, and 2 more")
     assert shown_columns({}) == "none"
+
+
+def test_accuracy_of_an_adaptation_is_shown_with_what_it_was_measured_on():
+    facts = {
+        "domain": "toys",
+        "accuracy": 0.9,
+        "ci95": 0.0314,
+        "labels": 27,
+        "tested": 45,
+        "columns": {},
+        "seconds": 1.0,
+    }
+    assert shown_adaptation(facts) == {
+        "domain": "toys",
+        "accuracy": "90.0% ± 3.1% of 45 labelled items that it has not seen",
+        "labels": 27,
+        "nats lost without columns": "none",
+        "seconds": 1.0,
+    }
+
+
+@pytest.mark.parametrize(("width", "is_whole"), [("80", False), ("130", True)])
+def test_leaderboard_of_a_narrow_terminal_leaves_out_what_has_no_room(monkeypatch, capsys, width, is_whole):
+    monkeypatch.setenv("COLUMNS", width)
+    row = {"shot": 5, "learner": "learned_optimizer", "family": "optimisation", "accuracy": 0.685, "ci95": 0.046}
+    gains = {f"over_{what}{part}": 0.02 for what in ("tuned", "untrained") for part in ("", "_ci95")}
+    Console().print(shown_leaderboard([{**row, **gains, "nll": 1.0, "ece": 0.05, "seconds": 18.9}]))
+    line = next(line for line in capsys.readouterr().out.splitlines() if "learned_optimizer" in line)
+    assert "68.5 ± 4.6" in line
+    assert "+2.0 ± 2.0" in line
+    assert ("optimisation" in line) is is_whole

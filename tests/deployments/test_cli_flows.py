@@ -12,8 +12,8 @@ INGEST = {
     "domain", "batch_id", "received", "accepted", "quarantined", "duplicates", "reasons", "table_version", "seconds",
 }  # fmt: skip
 ADAPT = {
-    "domain", "model", "version", "alias", "accuracy", "ci95", "labels", "prior_version", "learner", "preference",
-    "views", "columns", "seconds",
+    "domain", "model", "version", "alias", "accuracy", "ci95", "labels", "tested", "prior_version", "learner",
+    "preference", "views", "columns", "seconds",
 }  # fmt: skip
 ROW = {
     "split_seed", "shot", "learner", "accuracy", "ci95", "nll", "ece", "diff", "diff_ci95", "over_untrained_ci95",
