@@ -111,13 +111,21 @@ def without_view(domain: DomainData, name: str) -> DomainData:
 
 
 def departed_learner(kind: str = "metric", domains: Sequence[DomainData] = ()) -> FusedLearner:
-    """A learner that is nowhere near its start: every parameter has moved, and strengths depend on the shot."""
+    """A learner that is nowhere near its start: every parameter has moved, and strengths depend on the shot.
+
+    Strengths and view weights have grown; the weights of networks have moved either way, little enough that no unit is
+    saturated and what a network says varies.
+    """
     learner = build_learner(kind)
     assert isinstance(learner, FusedLearner)
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
+        of_networks = {id(parameter) for parameter in learner.networks()}
         for parameter in learner.parameters():
-            parameter.add_(0.3 * torch.rand(parameter.shape, generator=generator) + 0.1)
+            if id(parameter) in of_networks:
+                parameter.add_(parameter.shape[-1] ** -0.5 * torch.randn(parameter.shape, generator=generator))
+            else:
+                parameter.add_(0.3 * torch.rand(parameter.shape, generator=generator) + 0.1)
     learner.temperature.exponents.copy_(torch.tensor([0.4, 0.6]))
     if domains:
         learner.meet(domains)
