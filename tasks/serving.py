@@ -9,9 +9,10 @@ import binascii
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -59,6 +60,20 @@ class Scorer:
         """
         probabilities = self.model.predict(self.features(rows)).tolist()
         return [self._answer(row) for row in probabilities]
+
+    def check_columns(self, given: Collection[str]) -> None:
+        """Check that a request has some column that the model looks at.
+
+        Raises:
+            ContractError: it has none, so that every row would get the same answer.
+        """
+        known = [name for field in self.contract.columns_to_encode for name in field.columns]
+        if not set(known) & set(given):
+            raise ContractError(
+                f"the request has no column that the model of {self.contract.domain!r} looks at: {', '.join(known)}. "
+                "Name at least one of them as the contract does.",
+                columns=known,
+            )
 
     def features(self, rows: Sequence[Row]) -> "DomainData":
         """Encode every field the model looks at."""
@@ -128,7 +143,14 @@ class Scorer:
             return [clean_text(_text(row.get(field.name))) for row in rows]
         if field.modality in MEDIA_ROLES:
             return self._decoded([row.get(field.name) for row in rows], field)
-        return [_table_row(row, field.columns) for row in rows]
+        return [self._table_row(row, number, field.columns) for number, row in enumerate(rows)]
+
+    def _table_row(self, row: Row, number: int, columns: Sequence[str]) -> dict[str, Any] | None:
+        values = {name: row.get(name) if _is_given(row.get(name)) else None for name in columns}
+        for name, value in values.items():
+            if value is not None and self.contract.column(name).logical_type in ("number", "integer"):
+                values[name] = _number(value, name, number)
+        return values if any(value is not None for value in values.values()) else None
 
     def _decoded(self, values: Sequence[Any], field: View) -> list[Any]:
         from tasks.decode import MediaModality, decode_many, limits_of
@@ -155,11 +177,6 @@ def _encode(contents: Sequence[Any], encoder: "Encoder", spec: "ViewSpec") -> "t
     return torch.from_numpy(matrix), torch.from_numpy(is_present)
 
 
-def _table_row(row: Row, columns: Sequence[str]) -> dict[str, Any] | None:
-    values = {name: row.get(name) if _is_given(row.get(name)) else None for name in columns}
-    return values if any(value is not None for value in values.values()) else None
-
-
 def _is_given(value: Any) -> bool:
     """Say whether a value is there; a data frame shows missing ones as NaN."""
     return value is not None and value != "" and not (isinstance(value, float) and math.isnan(value))
@@ -167,6 +184,19 @@ def _is_given(value: Any) -> bool:
 
 def _text(value: Any) -> str | None:
     return str(value) if _is_given(value) else None
+
+
+def _number(value: Any, column: str, row: int) -> Real | float:
+    if isinstance(value, Real):
+        return value
+    try:
+        return float(value)
+    except (TypeError, ValueError) as exc:
+        raise ContractError(
+            f"column {column!r} of row {row} of the request must be a number, but it is {value!r}.",
+            column=column,
+            row=row,
+        ) from exc
 
 
 def _from_base64(value: Any, column: str) -> bytes:

@@ -24,7 +24,12 @@ class DomainScorer(PythonModel):  # type: ignore[misc]
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> list[dict[str, Any]]:
-        """Return label, probability and all probabilities of each row."""
+        """Return label, probability and all probabilities of each row.
+
+        Raises:
+            ContractError: no column is one that the model looks at, or a value is not what the contract says.
+        """
+        self.scorer.check_columns(model_input.columns)
         return self.scorer.answer(model_input.to_dict("records"))
 
 

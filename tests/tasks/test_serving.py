@@ -148,6 +148,19 @@ def test_picture_that_is_not_base64_is_refused(scorer: Scorer):
         scorer.answer([{"picture": "not base64!"}])
 
 
+def test_number_that_is_none_is_refused_with_its_row_and_one_that_is_text_is_read(scorer: Scorer):
+    with pytest.raises(ContractError, match="column 'weight' of row 1 of the request must be a number"):
+        scorer.answer([{"weight": 12}, {"weight": "heavy"}])
+    as_text, as_number = scorer.answer([{"weight": "12"}, {"weight": 12}])
+    assert as_text == as_number
+
+
+def test_request_without_any_column_of_the_model_is_refused_with_those_it_has(scorer: Scorer):
+    scorer.check_columns(["weight", "price"])
+    with pytest.raises(ContractError, match="no column that the model of 'shapes' looks at: title, picture, weight"):
+        scorer.check_columns([])
+
+
 def test_picture_that_cannot_be_decoded_is_refused(scorer: Scorer):
     with pytest.raises(MediaRefused):
         scorer.answer([{"picture": base64.b64encode(b"MZ not a picture").decode()}])
