@@ -54,8 +54,8 @@ def bounded(strength: Float[Tensor, "*shape"], most: float) -> Float[Tensor, "*s
 def within(strength: Float[Tensor, "*shape"], least: float, most: float) -> Float[Tensor, "*shape"]:
     """Return strengths clamped to bounds; beyond these, gradients that lead back pass, and others do not.
 
-    Each episode counts by itself: a strength beyond its bound comes back if any of a batch asks for it, and stays near
-    the bound where most of them speak against it.
+    Where strengths are given by episode, each counts by itself: one beyond its bound comes back if any of a batch asks
+    for it, and stays near the bound where most of them speak against it.
     """
     clamped: Tensor = _Within.apply(strength, least, most)  # type: ignore[no-untyped-call]
     return clamped

@@ -12,7 +12,6 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -56,7 +55,8 @@ class Scorer:
         """Return label, probability and all probabilities of each row; a row without any view gets equal ones.
 
         Raises:
-            ContractError: a value is not what the contract says.
+            ContractError: a number is none, or media is no base64.
+            MediaRefused: media cannot be decoded.
         """
         probabilities = self.model.predict(self.features(rows)).tolist()
         return [self._answer(row) for row in probabilities]
@@ -67,7 +67,8 @@ class Scorer:
         Raises:
             ContractError: it has none, so that every row would get the same answer.
         """
-        known = [name for field in self.contract.columns_to_encode for name in field.columns]
+        fields = {name.partition(".")[0] for name in self._specs}
+        known = [name for field in self.contract.columns_to_encode if field.name in fields for name in field.columns]
         if not set(known) & set(given):
             raise ContractError(
                 f"the request has no column that the model of {self.contract.domain!r} looks at: {', '.join(known)}. "
@@ -186,17 +187,18 @@ def _text(value: Any) -> str | None:
     return str(value) if _is_given(value) else None
 
 
-def _number(value: Any, column: str, row: int) -> Real | float:
-    if isinstance(value, Real):
-        return value
+def _number(value: Any, column: str, row: int) -> float:
     try:
-        return float(value)
-    except (TypeError, ValueError) as exc:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (OverflowError, TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
         raise ContractError(
-            f"column {column!r} of row {row} of the request must be a number, but it is {value!r}.",
+            f"column {column!r} of row {row} of the request must be a finite number, but it is {value!r}.",
             column=column,
             row=row,
-        ) from exc
+        )
+    return number
 
 
 def _from_base64(value: Any, column: str) -> bytes:

@@ -97,6 +97,7 @@ def load_training_domains(lake: Lake, config: MetaTrainConfig) -> list[DomainDat
         progress.report(number, len(names), "read features")
         data = load_domain(lake, name)
         domains.append(data.without_classes(config.exclude_classes))
+    progress.report(len(names), len(names), "read features")
     labelled = [data for data in domains if bool((data.labels >= 0).any())]
     if not labelled:
         raise EpisodeTooSmall(
@@ -214,6 +215,7 @@ def _compare(
     for number, episodes in enumerate(batches):
         progress.report(number, len(batches), "compare learners")
         answers.append(compare(learners, episodes))
+    progress.report(len(batches), len(batches), "compare learners")
     shots = [episodes.support.shape[1] // episodes.n_way for episodes in batches]
     parts = [
         Comparison.of([found for found, of in zip(answers, shots, strict=True) if of == shot], split_seed=0, shot=shot)

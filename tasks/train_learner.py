@@ -64,6 +64,8 @@ def train_learner(
     first = loop["step"] if loop else 0
     started = time.perf_counter()
     progress.report(first, config.steps, f"meta-train {kind}")
+    if first == config.steps:
+        progress.report(0, 0, f"settle and calibrate {kind}")
     with single_thread():
         for now in train(learner, domains, config, loop):
             curve.note(now)

@@ -16,11 +16,13 @@ def shown_leaderboard(board: Sequence[Mapping[str, Any]]) -> Group:
     """Lay out a leaderboard, a line for each shot and learner."""
     lines = [_line(row) for row in board]
     whole, narrow = (rows_table(columns, lines, whole=("learner",)) for columns in (SHOWN, NARROW))
+    is_whole = fits(whole)
     return Group(
-        whole if fits(whole) else narrow,
+        whole if is_whole else narrow,
         "",
         "accuracy in %; over_untrained: less nearest_centroid's, which every learner is before training",
-        "over_tuned: less tuned_logreg's; both in points, paired by episode, with 95 % intervals; seconds: of training",
+        f"over_tuned: less tuned_logreg's; both in points, paired by episode, with 95 % intervals"
+        f"{'; seconds: of training' if is_whole else ''}",
     )
 
 

@@ -31,10 +31,17 @@ class Bars:
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
         self.numbers: dict[str, TaskID] = {}
+        self.ended: set[str] = set()
 
     def __call__(self, done: int, total: int, what: str) -> None:
         """Move the bar of `what`."""
         self.progress.start()
+        is_done = 0 < total <= done
+        if what in self.ended and not is_done:  # it is done once more
+            self.progress.remove_task(self.numbers.pop(what))
+            self.ended.remove(what)
         if what not in self.numbers:
             self.numbers[what] = self.progress.add_task(what, total=total or None)
         self.progress.update(self.numbers[what], completed=done, total=total or None)
+        if is_done:
+            self.ended.add(what)

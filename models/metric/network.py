@@ -151,7 +151,7 @@ def descend(network: MetricNetwork, loss: Callable[[torch.Generator], Float[Tens
     """Take `STEPS` steps on a loss of what it draws from a generator of its own."""
     network.requires_grad_(True)
     is_on_cpu = network.hidden.weight.device.type == "cpu"  # where a fused step takes a twentieth less
-    optimiser = torch.optim.Adam(network.parameters(), LEARNING_RATE, fused=is_on_cpu)
+    optimiser = torch.optim.Adam(network.parameters(), LEARNING_RATE, fused=is_on_cpu or None)
     schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, STEPS)
     draw = torch.Generator().manual_seed(0)
     for _ in range(STEPS):

@@ -19,6 +19,16 @@ def test_each_thing_that_reports_itself_has_one_bar():
     ]
 
 
+def test_what_is_done_once_more_gets_a_bar_that_moves():
+    display = Progress(console=Console(file=io.StringIO()), disable=True)
+    bars = Bars(display)
+    for now in ((0, 0), (1, 1), (0, 0)):
+        bars(*now, "tune")
+    assert [(task.completed, task.total, task.finished) for task in display.tasks] == [(0, None, False)]
+    bars(1, 1, "tune")
+    assert [(task.completed, task.total, task.finished) for task in display.tasks] == [(1, 1, True)]
+
+
 def test_nothing_is_shown_when_nobody_is_watching(capsys):
     with shown_progress():
         progress.report(1, 2, "read")

@@ -149,8 +149,9 @@ def test_picture_that_is_not_base64_is_refused(scorer: Scorer):
 
 
 def test_number_that_is_none_is_refused_with_its_row_and_one_that_is_text_is_read(scorer: Scorer):
-    with pytest.raises(ContractError, match="column 'weight' of row 1 of the request must be a number"):
-        scorer.answer([{"weight": 12}, {"weight": "heavy"}])
+    for none in ("heavy", "inf", 10**400, True, [1]):
+        with pytest.raises(ContractError, match="column 'weight' of row 1 of the request must be a finite number"):
+            scorer.answer([{"weight": 12}, {"weight": none}])
     as_text, as_number = scorer.answer([{"weight": "12"}, {"weight": 12}])
     assert as_text == as_number
 
