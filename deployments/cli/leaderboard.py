@@ -21,8 +21,8 @@ def shown_leaderboard(board: Sequence[Mapping[str, Any]]) -> Group:
         whole if is_whole else narrow,
         "",
         "accuracy in %; over_untrained: less nearest_centroid's, which every learner is before training",
-        f"over_tuned: less tuned_logreg's; both in points, paired by episode, with 95 % intervals"
-        f"{'; seconds: of training' if is_whole else ''}",
+        "over_tuned: less tuned_logreg's; both in points, paired by episode, with 95 % intervals"
+        + ("; seconds: of training" if is_whole else ""),
     )
 
 

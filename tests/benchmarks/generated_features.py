@@ -3,8 +3,8 @@
 Collections are `emoji HOME`, HOME being one where `metafuse demo` has run, and those of `public_accuracy.py`. For every
 class split `feature_generator` is trained and answers episodes of held-out domains and classes: with the generator as
 the outer loop leaves it, whether or not that is dropped in the end, with distribution calibration alone, and with
-neither. Nothing is trained in between, and the episodes are the same. `used` is what training hands
-over, before strengths are settled.
+neither. Nothing is trained in between, and the episodes are the same. `used` is what training hands over,
+before strengths are settled.
 """
 
 import argparse
