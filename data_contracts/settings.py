@@ -42,7 +42,12 @@ class Settings(BaseSettings):
     @property
     def mlflow(self) -> str:
         """MLflow tracking and registry URI."""
-        return self.mlflow_uri or f"sqlite:///{self.home.absolute() / 'mlflow.db'}"
+        return self.mlflow_uri or f"sqlite:///{self.mlflow_database}"
+
+    @property
+    def mlflow_database(self) -> Path:
+        """MLflow's SQLite file in the home, where it is unless `mlflow_uri` names another place."""
+        return self.home.absolute() / "mlflow.db"
 
     @property
     def mlflow_artifacts(self) -> str:

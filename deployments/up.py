@@ -18,6 +18,7 @@ from typing import Any
 from data_contracts.errors import ServiceUnavailable, SourceNotFound
 from data_contracts.settings import Settings, use_home
 from deployments.processes import Probe, Service, Watch, run, start, wait_until
+from tasks.moved_home import follow_home
 
 PREFECT_FILE = Path(__file__).with_name("prefect.yaml")
 POOL = "metafuse"
@@ -109,6 +110,7 @@ def _start_all(
     say("Starting the Prefect and MLflow servers …")
     prefect = launch("prefect-server", _prefect_server(addresses))
     if not _has_mlflow_server(settings):
+        follow_home(settings.mlflow_database, settings.mlflow_artifacts)
         mlflow = launch("mlflow-server", _mlflow_server(settings, addresses))
         watch(mlflow, f"{addresses.mlflow}/health")
     watch(prefect, f"{addresses.prefect}/api/ready")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from data_contracts.errors import ServiceUnavailable, UnknownModel
 from data_contracts.settings import get_settings
+from tasks.moved_home import follow_home
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,6 +30,7 @@ def connect() -> "MlflowClient":
     settings = get_settings()
     if settings.mlflow.startswith("sqlite"):
         settings.home.mkdir(parents=True, exist_ok=True)
+    follow_home(settings.mlflow_database, settings.mlflow_artifacts)
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     with translated_errors("the MLflow store"):
         mlflow.set_tracking_uri(settings.mlflow)

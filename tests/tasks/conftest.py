@@ -2,9 +2,7 @@
 
 import os
 import shutil
-import sqlite3
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 from unittest.mock import patch
 
@@ -76,15 +74,4 @@ def adapted(home_with_champion: Path, home: Path) -> Lake:
 def copied(made: Path, home: Path) -> Lake:
     """Copy what is in a home to another, and return the lake of that."""
     shutil.copytree(made, home, dirs_exist_ok=True)
-    tell_mlflow(home / "mlflow.db", str(made), str(home))
     return open_lake()
-
-
-def tell_mlflow(database: Path, before: str, now: str) -> None:
-    """Replace one folder by another wherever MLflow has written down where artifacts are."""
-    with closing(sqlite3.connect(database)) as connection, connection:
-        tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
-        for (table,) in tables:
-            for _, column, kind, *_ in connection.execute(f'PRAGMA table_info("{table}")').fetchall():
-                if "CHAR" in kind or kind == "TEXT":
-                    connection.execute(f'UPDATE "{table}" SET "{column}" = replace("{column}", ?, ?)', (before, now))
