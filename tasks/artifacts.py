@@ -1,6 +1,6 @@
 """What an ingest shows in Prefect beside its logs: the ledger of its domain, and what went to quarantine."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prefect import task
@@ -21,7 +21,8 @@ def publish_ledger(report: Mapping[str, Any]) -> None:
         key=f"ledger-{report['domain']}",
         table=ledger_rows(open_lake(), report["domain"]),
         description=f"{report['received']} received = {report['accepted']} accepted + {report['quarantined']} "
-        f"quarantined + {report['duplicates']} duplicates in {report['seconds']:.1f} s.",
+        f"quarantined + {report['duplicates']} duplicates in {report['seconds']:.1f} s."
+        + _on_unused(report["unused_columns"]),
     )
 
 
@@ -34,6 +35,16 @@ def publish_quarantine(report: Mapping[str, Any]) -> None:
         table=quarantine_rows(open_lake(), report["domain"], report["batch_id"]),
         description=f"Rows by reason: {reasons}." if reasons else "Nothing new was refused.",
     )
+
+
+def as_code(text: str) -> str:
+    """Return a name that comes from data as Markdown code, where nothing in it is taken for markup."""
+    plain = " ".join(text.replace("`", "'").split())
+    return f"`{plain}`"
+
+
+def _on_unused(columns: Sequence[str]) -> str:
+    return f" Not in the contract, so not read: {', '.join(map(as_code, columns))}." if columns else ""
 
 
 def ledger_rows(lake: Lake, domain: str) -> list[dict[str, Any]]:

@@ -216,6 +216,7 @@ class _Ingest:
             quarantined=quarantined,
             duplicates=duplicates,
             reasons=dict(reasons or {}),
+            unused_columns=self.batch.unused_columns,
             table_version=self.lake.version(self.table),
             seconds=time.perf_counter() - started,
         )

@@ -7,6 +7,8 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
+from tasks.artifacts import as_code
+
 
 @task(name="publish-adaptation", cache_policy=NO_CACHE)
 def publish_adaptation(outcome: Mapping[str, Any]) -> None:
@@ -135,8 +137,10 @@ def scores_table(report: Mapping[str, Any]) -> str:
         f"{report['items']} items: {report['abstained']} without an answer, {report['anomalies']} anomalies, "
         f"{report['clusters']} clusters of stability {report['cluster_stability']:.2f}. Answered by {report['rung']}."
     )
-    rows = [(name, str(count)) for name, count in sorted(report["labels"].items(), key=lambda entry: -entry[1])]
-    asked = ", ".join(f"`{item_id}`" for item_id in report["ask"])
+    rows = [
+        (as_code(label), str(count)) for label, count in sorted(report["labels"].items(), key=lambda entry: -entry[1])
+    ]
+    asked = ", ".join(map(as_code, report["ask"]))
     ask = [f"Label these next: {asked}"] if asked else []
     return "\n\n".join([f"# {report['domain']}", head, *silent_rungs(report), *ask, _table(("label", "items"), rows)])
 

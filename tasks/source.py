@@ -73,6 +73,8 @@ class SourceBatch:
     media: Mapping[str, Sequence[Media]]
     sha256: str
     """Hash of the table's bytes and of every media file it names."""
+    unused_columns: tuple[str, ...]
+    """Columns of the table that the contract does not name."""
 
     def __len__(self) -> int:
         return len(self.rows) + len(self.unreadable)
@@ -89,6 +91,8 @@ class _TableFile:
     locators: list[str] = field(default_factory=list)
     unreadable: list[Unreadable] = field(default_factory=list)
     rows: pa.Table | None = None
+    found: dict[str, None] = field(default_factory=dict)
+    """Names of its columns, in their order, whether they are read or not."""
 
     def refuse(self, number: int, reason: str, /, **payload: Any) -> None:
         """Note a row that cannot be read."""
@@ -121,6 +125,7 @@ def read_source(contract: Contract, source_dir: Path) -> SourceBatch:
     for file in files:
         readers[contract.server.format](file, names)
     rows = _concatenate(files, contract)
+    found = {name: None for file in files for name in file.found}
     media = {column.name: _find_media(column, rows, files) for column in contract.media_columns}
     return SourceBatch(
         source=str(source_dir.absolute() / contract.server.path),
@@ -129,6 +134,7 @@ def read_source(contract: Contract, source_dir: Path) -> SourceBatch:
         unreadable=tuple(row for file in files for row in file.unreadable),
         media=media,
         sha256=_fingerprint(files, media),
+        unused_columns=tuple(str(_printable(name)) for name in found if name not in names),
     )
 
 
@@ -197,6 +203,7 @@ def _read_csv(file: _TableFile, names: Sequence[str]) -> None:
         if not set(names) & set(header):
             found = ", ".join(map(_printable, header))[:200]  # type: ignore[arg-type]
             raise _unreadable(file.path, f"its first line names no column of the contract: {found}")
+        file.found = dict.fromkeys(header)
         file.columns = {name: [] for name in names if name in header}
         for line, cells in _csv_rows(file, reader):
             if len(cells) == len(header):
@@ -251,6 +258,7 @@ def _read_json_line(file: _TableFile, number: int, line: bytes, names: Sequence[
     elif any(isinstance(row.get(name), (list, dict)) for name in names):
         file.refuse(number, "nested_value", line=line.decode())
     else:
+        file.found.update(dict.fromkeys(row))
         file.accept(number, {name: _json_text(row.get(name)) for name in names})
 
 
@@ -269,6 +277,7 @@ def _read_parquet(file: _TableFile, names: Sequence[str]) -> None:
         with pq.ParquetFile(file.path) as parquet:
             present = [name for name in names if name in parquet.schema_arrow.names]
             rows = parquet.read(columns=present).select(present)
+            file.found = dict.fromkeys(parquet.schema_arrow.names)
     except (pa.ArrowException, OSError) as exc:
         raise _unreadable(file.path, str(exc).partition("\n")[0]) from exc
     file.rows = pa.table({name: _plain(file.path, name, rows[name]) for name in present})

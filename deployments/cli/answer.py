@@ -18,6 +18,9 @@ from rich.text import Text
 from data_contracts.errors import MetafuseError
 
 BAD_INPUT = 2
+MOST_NAMED = 5
+"""Parts of a list that a person is shown; `--json` has all."""
+
 WIDEST = 10_000
 """More than any terminal has columns."""
 
@@ -103,6 +106,12 @@ def rows_that_fit(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> 
     if not rows or fits(table):
         return table
     return Group(*(part for row in rows for part in (_lines({name: row.get(name) for name in columns}), "")))
+
+
+def first_few(parts: Sequence[str]) -> str:
+    """Return the first `MOST_NAMED` parts as a comma list, and how many more there are; `none` if there is none."""
+    left_out = len(parts) - MOST_NAMED
+    return ", ".join([*parts[:MOST_NAMED], f"and {left_out} more"] if left_out > 0 else parts) or "none"
 
 
 def fits(table: Table) -> bool:

@@ -7,7 +7,7 @@ import typer
 
 from data_contracts.names import check_domain
 from data_contracts.reports import IngestReport
-from deployments.cli.answer import Answer, facts_table
+from deployments.cli.answer import Answer, facts_table, first_few
 from deployments.cli.command import command
 
 
@@ -27,7 +27,8 @@ def add_to(app: typer.Typer) -> None:
     ) -> Answer:
         """Read a source, quarantine what breaks the contract, store and embed the rest.
 
-        Running it again takes in only what is new or changed.
+        Running it again takes in only what is new or changed. Columns that the contract does not name are not read;
+        the answer lists them as unused.
 
         Example: metafuse ingest noto-ru --contract sources/noto-ru/contract.yaml
         """
@@ -39,4 +40,4 @@ def add_to(app: typer.Typer) -> None:
             source=None if source is None else str(source),
         )
         facts = {name: result[name] for name in IngestReport.model_fields}
-        return Answer(facts, facts_table(facts))
+        return Answer(facts, facts_table({**facts, "unused_columns": first_few(facts["unused_columns"])}))

@@ -11,17 +11,13 @@ from rich.text import Text
 from data_contracts.configs import AdaptConfig, ClusterMethod, MetaTrainConfig, ScoreConfig, TrainConfig
 from data_contracts.names import check_domain
 from data_contracts.reports import AdaptReport
-from deployments.cli.answer import Answer, facts_table
+from deployments.cli.answer import Answer, facts_table, first_few
 from deployments.cli.command import command
 from deployments.cli.leaderboard import shown_leaderboard
 from deployments.cli.values import learner_names, names, read_classes
 
 Domain = Annotated[str, typer.Argument(help="A domain that was ingested.")]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same result.")]
-
-
-MOST_SHOWN = 5
-"""Columns that `adapt` shows; `--json` has all."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -110,9 +106,7 @@ def shown_adaptation(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 def shown_columns(columns: Mapping[str, Mapping[str, float]]) -> str:
     """Return the columns that carried most, each with the log-probability that is lost without it."""
-    shown = [f"{name} {lost['loss']:.2f} ± {lost['ci95']:.2f}" for name, lost in list(columns.items())[:MOST_SHOWN]]
-    left_out = len(columns) - len(shown)
-    return ", ".join([*shown, f"and {left_out} more"] if left_out else shown) or "none"
+    return first_few([f"{name} {lost['loss']:.2f} ± {lost['ci95']:.2f}" for name, lost in columns.items()])
 
 
 def score(

@@ -9,7 +9,8 @@ from models.catalogue import LEARNERS
 pytestmark = pytest.mark.slow
 
 INGEST = {
-    "domain", "batch_id", "received", "accepted", "quarantined", "duplicates", "reasons", "table_version", "seconds",
+    "domain", "batch_id", "received", "accepted", "quarantined", "duplicates", "reasons", "unused_columns",
+    "table_version", "seconds",
 }  # fmt: skip
 ADAPT = {
     "domain", "model", "version", "alias", "accuracy", "ci95", "labels", "tested", "prior_version", "learner",

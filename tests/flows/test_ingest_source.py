@@ -33,8 +33,10 @@ schema:
 
 @pytest.fixture
 def contract(tmp_path: Path) -> Path:
-    rows = [f"{label}{number},a {label} {number},{number},{label}" for label in ("cat", "dog") for number in range(4)]
-    (tmp_path / "items.csv").write_text("\n".join(["item_id,title,weight,label", *rows, "bad,anvil,heavy,"]) + "\n")
+    rows = [f"{label}{number},a {label} {number},{number},{label},x" for label in ("cat", "dog") for number in range(4)]
+    (tmp_path / "items.csv").write_text(
+        "\n".join(["item_id,title,weight,label,shade", *rows, "bad,anvil,heavy,,"]) + "\n"
+    )
     path = tmp_path / "contract.yaml"
     path.write_text(CONTRACT)
     return path
@@ -63,6 +65,8 @@ def test_a_source_is_stored_embedded_shown_and_announced_once(server: None, cont
         found = client.request("POST", "/artifacts/filter", json={}).json()
         runs = client.request("POST", "/flow_runs/filter", json={}).json()
     assert {artifact["key"] for artifact in found} == {"ledger-toys", "quarantine-toys"}
+    said = {artifact["description"] for artifact in found if artifact["key"] == "ledger-toys"}
+    assert all(text.endswith(" Not in the contract, so not read: `shade`.") for text in said)
     assert {run["name"] for run in runs} == {"ingest-toys"}
 
     assert [row["accepted"] for row in ledger_rows(lake, "toys")] == [8]

@@ -1,5 +1,6 @@
 """Tables of three formats read the same; a row that is no row keeps its place; media never leave their folder."""
 
+import json
 import os
 from pathlib import Path
 
@@ -52,8 +53,21 @@ def test_three_formats_read_the_same(tmp_path: Path):
     assert parquet.locators == ("a.parquet:1", "a.parquet:2")
 
 
-def test_columns_the_contract_does_not_have_are_left_out(tmp_path: Path):
-    assert read(tmp_path, "a.csv", "item_id,other\na,1\n").rows.column_names == ["item_id"]
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_columns_the_contract_does_not_have_are_left_out_and_named(tmp_path: Path, kind: str):
+    rows = [{"item_id": "a", "titel": "x"}, {"item_id": "b", "titel": "y", "other": "z"}]
+    match kind:
+        case "csv":
+            content: bytes | str = "item_id,titel,other\na,x,\nb,y,z\n"
+        case "jsonl":
+            content = "\n".join(map(json.dumps, rows))
+        case _:
+            pq.write_table(pa.table({name: [row.get(name) for row in rows] for name in rows[1]}), tmp_path / "rows")
+            content = (tmp_path / "rows").read_bytes()
+    batch = read(tmp_path, f"a.{kind}", content)
+    assert batch.rows["item_id"].to_pylist() == ["a", "b"]
+    assert not {"titel", "other"} & set(batch.rows.column_names)
+    assert batch.unused_columns == ("titel", "other")
 
 
 def test_a_byte_order_mark_and_line_breaks_in_quotes_are_no_trouble(tmp_path: Path):
