@@ -14,11 +14,12 @@ MAX_ENTRIES = 100_000
 """Aliases let a few lines of YAML stand for any number of entries."""
 
 
-def load_contract(path: Path) -> Contract:
-    """Read the contract file at `path`.
+def load_contract(path: Path, *, domain: str | None = None) -> Contract:
+    """Read the contract file at `path`, which must be that of `domain` if one is named.
 
     Raises:
-        ContractInvalid: the file is missing, cannot be read, or holds something that is not supported.
+        ContractInvalid: the file is missing, cannot be read, holds something that is not supported, or is the contract
+            of another domain.
     """
     try:
         if path.stat().st_size > MAX_CONTRACT_BYTES:
@@ -39,7 +40,15 @@ def load_contract(path: Path) -> Contract:
             "Contract Standard v3.1.",
             source=str(path),
         ) from exc
-    return parse_contract(text, str(path))
+    contract = parse_contract(text, str(path))
+    if domain not in (None, contract.domain):
+        raise ContractInvalid(
+            f"{path} is the contract of {contract.domain!r}, not of {domain!r}. Ingest it under its own name, or give "
+            f"the contract that is named {domain!r}.",
+            domain=domain,
+            found=contract.domain,
+        )
+    return contract
 
 
 def parse_contract(text: str, source: str) -> Contract:

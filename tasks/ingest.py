@@ -18,7 +18,7 @@ from prefect.cache_policies import NO_CACHE
 
 from data_contracts.arrow_schema import items_schema, media_hash_column
 from data_contracts.contract import Contract
-from data_contracts.errors import ContractInvalid, MediaRefused
+from data_contracts.errors import MediaRefused
 from data_contracts.names import items_table
 from data_contracts.odcs import load_contract
 from data_contracts.page import contract_page
@@ -85,8 +85,7 @@ def ingest(
         BatchRefused: the source as a whole cannot be read, breaks a batch rule, or does not fit the lake's table.
     """
     started = time.perf_counter()
-    contract = load_contract(contract_path)
-    _check_domain(contract, domain, contract_path)
+    contract = load_contract(contract_path, domain=domain)
     batch = read_source(contract, source_dir or contract_path.parent)
     previous = ledger.last_batch(lake, contract.domain, batch.source)
     run = _Ingest(lake, media, contract, batch, ledger.next_batch_id(contract, batch, previous))
@@ -295,16 +294,6 @@ class _Ingest:
         payload = {name: _without_bytes(value) for name, value in cells.items()}
         shown = None if item_id in (None, "") else str(item_id)
         return RefusedRow(self.batch.locators[row], shown, self.reasons[row], payload)
-
-
-def _check_domain(contract: Contract, domain: str | None, path: Path) -> None:
-    if domain not in (None, contract.domain):
-        raise ContractInvalid(
-            f"{path} is the contract of {contract.domain!r}, not of {domain!r}. Ingest it under its own name, or give "
-            f"the contract that is named {domain!r}.",
-            domain=domain,
-            found=contract.domain,
-        )
 
 
 def _decode_files(files: Mapping[str, MediaFile], modality: MediaModality, limits: Any) -> Iterator[tuple[str, Any]]:

@@ -121,7 +121,7 @@ def read_source(contract: Contract, source_dir: Path) -> SourceBatch:
     """
     readers = {"csv": _read_csv, "jsonl": _read_jsonl, "parquet": _read_parquet}
     names = [column.name for column in contract.columns]
-    files = [_open(path, source_dir) for path in _table_files(contract, source_dir)]
+    files = [_open(path, source_dir) for path in table_files(contract, source_dir)]
     for file in files:
         readers[contract.server.format](file, names)
     rows = _concatenate(files, contract)
@@ -164,7 +164,12 @@ def _open(path: Path, source_dir: Path) -> _TableFile:
     return _TableFile(path, str(name), _sha256_of(path))
 
 
-def _table_files(contract: Contract, source_dir: Path) -> list[Path]:
+def table_files(contract: Contract, source_dir: Path) -> list[Path]:
+    """Return the files of the table that `contract.server` names, relative to `source_dir`.
+
+    Raises:
+        SourceNotFound: there is none.
+    """
     pattern = contract.server.path
     if "://" in pattern:
         raise SourceNotFound(

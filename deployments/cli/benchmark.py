@@ -10,7 +10,7 @@ from data_contracts.names import check_domain
 from deployments.cli.answer import Answer
 from deployments.cli.command import command
 from deployments.cli.leaderboard import shown_leaderboard
-from deployments.cli.values import learner_names, names, numbers, read_classes
+from deployments.cli.values import check_ingested, learner_names, names, numbers, read_classes
 
 DEFAULT = BenchmarkConfig(train=("a",), test=("b",))
 
@@ -72,6 +72,7 @@ def benchmark(
         missing=missing,
         training=TrainConfig(steps=steps, n_way=way, shots=numbers(shots, least=1), seed=seed),
     )
+    check_ingested(*config.train, *config.test)
     from flows.benchmark_learners import benchmark_learners
 
     report = benchmark_learners(config=config)
@@ -79,7 +80,7 @@ def benchmark(
 
 
 def _domains(text: str, option: str) -> tuple[str, ...]:
-    chosen = tuple(check_domain(name) for name in names(text))
+    chosen = tuple(map(check_domain, names(text)))
     if not chosen:
         raise typer.BadParameter(f"{option} names no domain; give a comma list such as noto-ru,noto-zh")
     return chosen

@@ -7,9 +7,9 @@ import typer
 from rich.console import Group
 
 from data_contracts.configs import LARGEST_WINDOW, DriftConfig
-from data_contracts.names import check_domain
 from deployments.cli.answer import Answer, rows_table
 from deployments.cli.command import command
+from deployments.cli.values import check_ingested
 
 SHOWN = ("domain", "view", "share before", "share now", "p of share", "discrepancy", "p")
 
@@ -38,11 +38,12 @@ def drift(
 
     Example: metafuse drift --false-alarm-rate 0.001
     """
-    name = None if domain is None else check_domain(domain)
+    if domain is not None:
+        check_ingested(domain)
     from flows.watch_drift import watch_drift
 
     config = DriftConfig(false_alarm_rate=false_alarm_rate, at_least=at_least, window=window, seed=seed)
-    report = watch_drift(domain=name, config=config)
+    report = watch_drift(domain=domain, config=config)
     return Answer(report, _shown(report))
 
 

@@ -32,10 +32,15 @@ def add_to(app: typer.Typer) -> None:
 
         Example: metafuse ingest noto-ru --contract sources/noto-ru/contract.yaml
         """
+        from data_contracts.odcs import load_contract
+        from tasks.source import table_files
+
+        folder = contract.parent if source is None else source
+        table_files(load_contract(contract, domain=check_domain(domain)), folder)  # refuses before Prefect has started
         from flows.ingest_source import ingest_source
 
         result = ingest_source(
-            domain=check_domain(domain),
+            domain=domain,
             contract=str(contract),
             source=None if source is None else str(source),
         )

@@ -14,7 +14,7 @@ from data_contracts.reports import AdaptReport
 from deployments.cli.answer import Answer, facts_table, first_few
 from deployments.cli.command import command
 from deployments.cli.leaderboard import shown_leaderboard
-from deployments.cli.values import learner_names, names, read_classes
+from deployments.cli.values import check_ingested, learner_names, names, read_classes
 
 Domain = Annotated[str, typer.Argument(help="A domain that was ingested.")]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same result.")]
@@ -53,12 +53,13 @@ def meta_train(
     Example: metafuse meta-train --learners all
     """
     config = MetaTrainConfig(
-        domains=tuple(check_domain(name) for name in names(domains)),
+        domains=tuple(map(check_domain, names(domains))),
         exclude_classes=() if exclude_classes is None else read_classes(exclude_classes),
         learners=learner_names(learners),
         train=TrainConfig(steps=steps, seed=seed),
         resume=resume,
     )
+    check_ingested(*config.domains)
     from flows.meta_train import meta_train as flow
 
     report = flow(config=config)
@@ -89,9 +90,10 @@ def adapt(
     from models.catalogue import check_learner
 
     config = AdaptConfig(shots=shots, classes=names(classes), learner=check_learner(learner), prior=prior, seed=seed)
+    check_ingested(domain)
     from flows.adapt_domain import adapt_domain
 
-    result = adapt_domain(domain=check_domain(domain), config=config)
+    result = adapt_domain(domain=domain, config=config)
     facts = {name: result[name] for name in AdaptReport.model_fields}
     return Answer(facts, facts_table(shown_adaptation(facts)))
 
@@ -132,9 +134,6 @@ def score(
 
     Example: metafuse score noto-ru --ask 20
     """
-    from flows.score_domain import score_domain
-    from tasks.leaderboards import silent_rungs
-
     config = ScoreConfig(
         target_accuracy=target_accuracy,
         false_alarm_rate=false_alarm_rate,
@@ -143,7 +142,11 @@ def score(
         ask=ask,
         seed=seed,
     )
-    report = score_domain(domain=check_domain(domain), config=config)
+    check_ingested(domain)
+    from flows.score_domain import score_domain
+    from tasks.leaderboards import silent_rungs
+
+    report = score_domain(domain=domain, config=config)
     facts = {name: value for name, value in report.items() if name not in ("passed_over", "ask")}
     silent = [Text(line, style="yellow") for line in silent_rungs(report)]
     return Answer(report, Group(facts_table({**facts, "label these next": report["ask"]}), *silent))

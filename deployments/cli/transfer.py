@@ -10,7 +10,7 @@ from data_contracts.configs import TrainConfig, TransferConfig
 from data_contracts.names import check_domain
 from deployments.cli.answer import Answer, rows_table
 from deployments.cli.command import command
-from deployments.cli.values import learner_names, names, numbers
+from deployments.cli.values import check_ingested, learner_names, names, numbers
 
 DEFAULT = TransferConfig()
 SHOWN = (
@@ -57,10 +57,8 @@ def transfer(
 
     Example: metafuse transfer --domains noto-ru,noto-zh --learners metric --episodes 100
     """
-    from flows.transfer_report import transfer_report
-
     config = TransferConfig(
-        domains=tuple(check_domain(name) for name in names(domains)),
+        domains=tuple(map(check_domain, names(domains))),
         learners=learner_names(learners),
         n_way=way,
         shots=numbers(shots, least=1),
@@ -70,6 +68,9 @@ def transfer(
         split_seed=seed,
         training=TrainConfig(steps=steps, n_way=way, shots=numbers(shots, least=1), seed=seed),
     )
+    check_ingested(*config.domains)
+    from flows.transfer_report import transfer_report
+
     report = transfer_report(config=config)
     return Answer(report, _shown(report))
 

@@ -1,4 +1,4 @@
-"""Values that arrive as text: comma lists, and files with one class a line."""
+"""Values that arrive as text: domains, comma lists, and files with one class a line."""
 
 import json
 from pathlib import Path
@@ -11,6 +11,20 @@ from data_contracts.errors import ContractInvalid, SourceNotFound
 def names(text: str) -> tuple[str, ...]:
     """Split a comma list, dropping blanks and repeats; order stays."""
     return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+
+
+def check_ingested(*domains: str) -> None:
+    """Check that domains were ingested: a flow would say so too, but only once Prefect has started.
+
+    Raises:
+        ContractInvalid: no domain can have such a name.
+        UnknownDomain: one was never ingested.
+    """
+    from tasks.contracts import contract_in_force
+    from tasks.lake import open_lake
+
+    for domain in domains:
+        contract_in_force(open_lake(), domain)
 
 
 def learner_names(text: str) -> tuple[str, ...]:

@@ -22,6 +22,12 @@ COMMANDS = (
     "quarantine list", "contract check",
 )  # fmt: skip
 
+DOMAIN_FIRST = (
+    ("adapt",), ("score",), ("drift",), ("meta-train", "--domains"), ("transfer", "--domains"),
+    ("benchmark", "--test", "juguetes", "--train"),
+)  # fmt: skip
+"""Commands that a domain follows."""
+
 
 def test_help_answers_in_under_a_second(metafuse):
     assert min(_cpu_s(metafuse) for _ in range(3)) < 1.0
@@ -128,8 +134,34 @@ def test_window_of_drift_has_bounds(metafuse, window):
     assert "--window" in result.err
 
 
-def test_name_that_cannot_be_a_domain_is_refused(metafuse):
-    assert "'Noto_RU' cannot name a domain" in metafuse.here("adapt", "Noto_RU").refusal
+@pytest.mark.parametrize("arguments", DOMAIN_FIRST, ids=lambda arguments: arguments[0])
+def test_name_that_cannot_be_a_domain_is_refused(metafuse, arguments):
+    assert "'Noto_RU' cannot name a domain" in metafuse.here(*arguments, "Noto_RU").refusal
+
+
+@pytest.mark.parametrize("arguments", DOMAIN_FIRST, ids=lambda arguments: arguments[0])
+def test_domain_that_was_never_ingested_is_refused_before_prefect_starts(metafuse, monkeypatch, arguments):
+    monkeypatch.setitem(sys.modules, "prefect", None)  # importing it fails
+    refusal = metafuse.here(*arguments, "nowhere").refusal
+    assert "no domain 'nowhere'" in refusal
+    assert "metafuse ingest nowhere --contract FILE" in refusal
+
+
+@pytest.mark.parametrize(
+    ("domain", "contract", "source", "said"),
+    [
+        ("toys", "none.yaml", ".", "none.yaml cannot be read"),
+        ("games", "contract.yaml", ".", "the contract of 'toys', not of 'games'"),
+        ("toys", "contract.yaml", "elsewhere", "items.csv"),
+    ],
+)
+def test_ingest_of_what_is_not_there_is_refused_before_prefect_starts(
+    metafuse, toys, monkeypatch, domain, contract, source, said
+):
+    monkeypatch.setitem(sys.modules, "prefect", None)
+    folder = toys.parent
+    asked = ("ingest", domain, "--contract", folder / contract, "--source", folder / source)
+    assert said in metafuse.here(*asked).refusal
 
 
 @pytest.mark.parametrize(
