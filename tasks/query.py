@@ -6,6 +6,7 @@ faster (0.2 s against 0.9 s to average over 16,000 vectors), but whoever may rea
 SELECT can: `WITH written AS (COPY labels TO '…') SELECT 1`.
 """
 
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,8 @@ VIEWS = {
     "latest_predictions": 'SELECT * FROM predictions QUALIFY "at" = max("at") OVER (PARTITION BY domain)',
 }
 """Relations beside the tables: what the last scoring of each domain said."""
+
+_BARE_AT = re.compile(r'(?<!["\w])at(?!["\w])', re.IGNORECASE)
 
 _LOCKS = (
     "SET TimeZone = 'UTC'",
@@ -67,7 +70,10 @@ def _check_is_select(connection: "DuckDBPyConnection", sql: str) -> None:
     try:
         statements = connection.extract_statements(sql)
     except duckdb.Error as exc:
-        raise QueryRefused(f"The SQL cannot be read: {_first_line(exc)}. Correct it and ask again.", sql=sql) from exc
+        hint = ' The column at is a word of SQL: write "at", in double quotes.' if _BARE_AT.search(sql) else ""
+        raise QueryRefused(
+            f"The SQL cannot be read: {_first_line(exc)}. Correct it and ask again.{hint}", sql=sql
+        ) from exc
     kinds = [statement.type.name for statement in statements]
     if kinds != ["SELECT"]:
         raise QueryRefused(

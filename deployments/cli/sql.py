@@ -28,7 +28,7 @@ def add_to(app: typer.Typer) -> None:
         """Run one SELECT over the lake; nothing can be written and no other file be read.
 
         Tables: items_DOMAIN (dashes become underscores), embeddings, labels, quarantine, batches,
-        predictions, promotions.
+        predictions, promotions. The instant of a row is the column "at", in double quotes.
 
         Example: metafuse sql "SELECT label, count(*) AS n FROM items_noto_ru GROUP BY 1 ORDER BY n DESC"
         """

@@ -1,7 +1,9 @@
 from datetime import UTC, datetime
 
 import pyarrow as pa
+import pytest
 
+from data_contracts.errors import QueryRefused
 from data_contracts.tables import PREDICTIONS
 from tasks.lake import Lake
 
@@ -12,6 +14,21 @@ def test_latest_predictions_are_those_of_the_last_scoring_of_each_domain(tmp_pat
         lake.append("predictions", pa.Table.from_pylist([_prediction(domain, label, day)], schema=PREDICTIONS))
     found = lake.query("SELECT domain, label FROM latest_predictions ORDER BY domain").to_pylist()
     assert found == [{"domain": "a", "label": "new"}, {"domain": "b", "label": "only"}]
+
+
+@pytest.mark.parametrize(
+    ("sql", "is_hinted"),
+    [
+        ("SELECT max(at) FROM labels", True),
+        ("SELECT At FROM labels", True),
+        ('SELECT "at", FROM FROM labels', False),
+        ("SELECT what FROM WHERE", False),
+    ],
+)
+def test_column_that_is_a_word_of_sql_is_told_how_to_be_written(tmp_path, sql, is_hinted):
+    with pytest.raises(QueryRefused, match="cannot be read") as caught:
+        Lake(str(tmp_path)).query(sql, 1)
+    assert ('write "at", in double quotes' in str(caught.value)) == is_hinted
 
 
 def _prediction(domain: str, label: str, day: int) -> dict:
