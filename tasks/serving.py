@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+import pyarrow as pa
 
-from data_contracts.contract import MEDIA_ROLES, Contract, View
+from data_contracts.arrow_schema import source_schema
+from data_contracts.contract import MEDIA_ROLES, Column, Contract, Rules, View
 from data_contracts.errors import ContractError, MediaRefused, ModelRefused
 
 if TYPE_CHECKING:
@@ -29,6 +31,14 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 """Column name to raw value; media as base64."""
+
+_WORDS = {
+    "integer": "a whole number",
+    "number": "a finite number",
+    "boolean": "true or false",
+    "date": "a date such as 2026-02-28",
+    "timestamp": "an instant such as 2026-02-28T12:00:00Z",
+}
 
 
 @dataclass(frozen=True)
@@ -55,7 +65,7 @@ class Scorer:
         """Return label, probability and all probabilities of each row; a row without any view gets equal ones.
 
         Raises:
-            ContractError: a number is none, or media is no base64.
+            ContractError: a table column is not of its type, or media is no base64.
             MediaRefused: media cannot be decoded.
         """
         probabilities = self.model.predict(self.features(rows)).tolist()
@@ -144,14 +154,33 @@ class Scorer:
             return [clean_text(_text(row.get(field.name))) for row in rows]
         if field.modality in MEDIA_ROLES:
             return self._decoded([row.get(field.name) for row in rows], field)
-        return [self._table_row(row, number, field.columns) for number, row in enumerate(rows)]
+        return [cells if any(cell is not None for cell in cells.values()) else None for cells in self._table(rows)]
 
-    def _table_row(self, row: Row, number: int, columns: Sequence[str]) -> dict[str, Any] | None:
-        values = {name: row.get(name) if _is_given(row.get(name)) else None for name in columns}
-        for name, value in values.items():
-            if value is not None and self.contract.column(name).logical_type in ("number", "integer"):
-                values[name] = _number(value, name, number)
-        return values if any(value is not None for value in values.values()) else None
+    def _table(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
+        """Return the table columns of each row, typed as ingest types them.
+
+        Raises:
+            ContractError: a cell is not of its column's type.
+        """
+        from tasks.validate import mask_rows, type_rows
+
+        contract = self._table_contract
+        cells = {column.name: [_text(row.get(column.name)) for row in rows] for column in contract.columns}
+        cells[contract.id_column] = [str(number) for number in range(len(rows))]
+        batch = pa.table(cells, source_schema(contract))
+        for number, reasons in enumerate(mask_rows(batch, contract)["reasons"].to_pylist()):
+            for reason in reasons:
+                column = contract.column(reason.partition(":")[0])
+                raise _wrong_cell(column, number, rows[number][column.name])
+        typed: list[dict[str, Any]] = type_rows(batch, contract).drop_columns(["item_id"]).to_pylist()
+        return typed
+
+    @cached_property
+    def _table_contract(self) -> Contract:
+        """What a contract says of the types of its table columns, and of nothing else."""
+        columns = [column for column in self.contract.columns if column.role in ("id", "tabular")]
+        free = tuple(column.model_copy(update={"rules": Rules()}) for column in columns)
+        return self.contract.model_copy(update={"columns": free, "batch_rules": ()})
 
     def _decoded(self, values: Sequence[Any], field: View) -> list[Any]:
         from tasks.decode import MediaModality, decode_many, limits_of
@@ -187,18 +216,13 @@ def _text(value: Any) -> str | None:
     return str(value) if _is_given(value) else None
 
 
-def _number(value: Any, column: str, row: int) -> float:
-    try:
-        number = math.nan if isinstance(value, bool) else float(value)
-    except (OverflowError, TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise ContractError(
-            f"column {column!r} of row {row} of the request must be a finite number, but it is {value!r}.",
-            column=column,
-            row=row,
-        )
-    return number
+def _wrong_cell(column: Column, row: int, value: Any) -> ContractError:
+    needed = _WORDS[column.logical_type]
+    return ContractError(
+        f"column {column.name!r} of row {row} of the request must be {needed}, but it is {value!r}.",
+        column=column.name,
+        row=row,
+    )
 
 
 def _from_base64(value: Any, column: str) -> bytes:

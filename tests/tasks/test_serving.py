@@ -9,11 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -50,7 +52,9 @@ schema:
       - {name: item_id, logicalType: string, primaryKey: true}
       - {name: title, logicalType: string, customProperties: [{property: modality, value: text}]}
       - {name: picture, logicalType: string, customProperties: [{property: modality, value: image}]}
-      - {name: weight, logicalType: number, customProperties: [{property: modality, value: tabular}]}
+      - {name: weight, logicalType: number, required: true, customProperties: [{property: modality, value: tabular}]}
+      - {name: made, logicalType: date, customProperties: [{property: modality, value: tabular}]}
+      - {name: is_sold, logicalType: boolean, customProperties: [{property: modality, value: tabular}]}
       - {name: label, logicalType: string, customProperties: [{property: modality, value: label}]}
 """
 COLOURS = {"apple": (200, 30, 30), "leaf": (30, 160, 40), "sea": (20, 60, 200), "sun": (250, 220, 40)}
@@ -72,11 +76,12 @@ def shapes(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> Iter
     (home / "mlflow.db").write_bytes(empty_mlflow.read_bytes())
     folder = home.parent / "source"
     folder.mkdir()
-    lines = ["item_id,title,picture,weight,label"]
+    lines = ["item_id,title,picture,weight,made,is_sold,label"]
     for place, (label, colour) in enumerate(COLOURS.items()):
         for number in range(PER_CLASS):
             picture_of(colour, number, folder / f"{label}{number}.png")
-            lines.append(f"{label}{number},a picture of the {label},{label}{number}.png,{10 * place + number},{label}")
+            cells = f"{10 * place + number},2026-0{place + 1}-0{number + 1},{number % 2}"
+            lines.append(f"{label}{number},a picture of the {label},{label}{number}.png,{cells},{label}")
     (folder / "items.csv").write_text("\n".join(lines) + "\n")
     (folder / "contract.yaml").write_text(CONTRACT)
     lake = open_lake()
@@ -116,12 +121,14 @@ def scorer(files: tuple[Path, Path]) -> Scorer:
 
 def row_of(folder: Path, label: str, number: int) -> dict[str, Any]:
     picture = base64.b64encode((folder / f"{label}{number}.png").read_bytes()).decode()
-    weight = 10 * list(COLOURS).index(label) + number
+    place = list(COLOURS).index(label)
     return {
         "item_id": f"{label}{number}",
         "title": f"a picture of the {label}",
         "picture": picture,
-        "weight": weight,
+        "weight": 10 * place + number,
+        "made": f"2026-0{place + 1}-0{number + 1}",
+        "is_sold": number % 2 == 1,
     }
 
 
@@ -148,17 +155,38 @@ def test_picture_that_is_not_base64_is_refused(scorer: Scorer):
         scorer.answer([{"picture": "not base64!"}])
 
 
-def test_number_that_is_none_is_refused_with_its_row_and_one_that_is_text_is_read(scorer: Scorer):
-    for none in ("heavy", "inf", 10**400, True, [1]):
-        with pytest.raises(ContractError, match="column 'weight' of row 1 of the request must be a finite number"):
-            scorer.answer([{"weight": 12}, {"weight": none}])
-    as_text, as_number = scorer.answer([{"weight": "12"}, {"weight": 12}])
-    assert as_text == as_number
+WRONG = {
+    "weight": ("a finite number", ["heavy", "inf", "1_000", 10**400, True, [1]]),
+    "made": ("a date", ["2026-02-30", "yesterday", 3]),
+    "is_sold": ("true or false", ["maybe", 2]),
+}
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [(name, value) for name, (_, values) in WRONG.items() for value in values]
+)
+def test_cell_that_is_not_of_its_type_is_refused_with_its_row(scorer: Scorer, column: str, value: Any):
+    said = f"column '{column}' of row 1 of the request must be {WRONG[column][0]}"
+    with pytest.raises(ContractError, match=said):
+        scorer.answer([{"weight": 12}, {column: value}])
+
+
+def test_cells_are_read_as_ingest_reads_them(scorer: Scorer):
+    as_text, as_value, in_frame = scorer.answer(
+        [
+            {"weight": "12", "made": "2026-02-03", "is_sold": "TRUE", "title": ""},
+            {"weight": 12, "made": date(2026, 2, 3), "is_sold": True},
+            {"weight": 12.0, "made": pd.Timestamp("2026-02-03"), "is_sold": np.bool_(True), "title": float("nan")},
+        ]
+    )
+    assert as_text == as_value == in_frame
 
 
 def test_request_without_any_column_of_the_model_is_refused_with_those_it_has(scorer: Scorer):
     scorer.check_columns(["weight", "price"])
-    with pytest.raises(ContractError, match="no column that the model of 'shapes' looks at: title, picture, weight"):
+    with pytest.raises(
+        ContractError, match="no column that the model of 'shapes' looks at: title, picture, weight, made, is_sold"
+    ):
         scorer.check_columns([])
 
 
