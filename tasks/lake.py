@@ -5,12 +5,10 @@ changes nothing; `Lake.transact` also decides *what* to append from the version 
 both add what only one of them should.
 """
 
-import atexit
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -24,6 +22,7 @@ from data_contracts.reports import TableRef
 from data_contracts.row_mask import quote
 from data_contracts.settings import get_settings
 from data_contracts.tables import PLATFORM_TABLES
+from tasks.engine import engine
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -35,17 +34,6 @@ OWN_MISTAKES = (duckdb.ParserException, duckdb.BinderException, duckdb.CatalogEx
 """What DuckDB raises for our own SQL or for want of memory; everything else is a damaged Parquet file."""
 
 Transacted = tuple[str, int]
-
-
-@cache
-def _engine() -> "DuckDBPyConnection":
-    """Return the process's DuckDB, which takes longer to start than most tables take to read.
-
-    Each read has a cursor, and with it temporary views, of its own. DuckDB may not keep pages of files: a damaged file
-    must be found by whoever reads it next. It is let go before the interpreter ends, or its binding complains of leaks.
-    """
-    atexit.register(_engine.cache_clear)
-    return duckdb.connect(config={"threads": 2, "enable_external_file_cache": False})
 
 
 class Snapshot:
@@ -89,7 +77,7 @@ class Snapshot:
 
     def _select(self, columns: Sequence[str] | None, condition: str) -> pa.Table:
         chosen = ", ".join(quote(name) for name in columns) if columns is not None else "*"
-        with _engine().cursor() as connection, translated_damage(self.name):
+        with engine(2).cursor() as connection, translated_damage(self.name):
             connection.execute("SET TimeZone = 'UTC'")
             self.show_in(connection)
             return connection.sql(f"SELECT {chosen} FROM {quote(self.name)} WHERE {condition}").to_arrow_table()

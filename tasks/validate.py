@@ -29,6 +29,7 @@ from data_contracts.expectations import (
 from data_contracts.patterns import python_pattern
 from data_contracts.reports import BatchVerdict
 from data_contracts.row_mask import TYPE_PATTERNS, compile_mask
+from tasks.engine import engine
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -145,7 +146,7 @@ def _judged_column(values: pa.ChunkedArray, column: Column) -> pa.ChunkedArray:
 
 
 def _query(sql: str, batch: pa.Table) -> pa.Table:
-    with duckdb.connect(config={"threads": 1}) as connection:
+    with engine(1).cursor() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         connection.register("batch", batch)
         try:
