@@ -38,7 +38,7 @@ class Service:
     def last_lines(self, count: int = 5) -> str:
         """Return the end of its log on one line."""
         lines = self.log.read_text(encoding="utf-8", errors="replace").split("\n")
-        return " / ".join([line.strip() for line in lines if line.strip()][-count:])
+        return " / ".join([line.strip() for line in lines if line.strip()][-count:]).rstrip(".")
 
     def check(self) -> None:
         """Raise if the process has ended.

@@ -11,6 +11,7 @@ from deployments.cli.answer import Answer
 from deployments.cli.command import command
 from deployments.cli.leaderboard import shown_leaderboard
 from deployments.cli.values import check_ingested, learner_names, names, numbers, read_classes
+from deployments.prefect_server import prefect_server
 
 DEFAULT = BenchmarkConfig(train=("a",), test=("b",))
 
@@ -73,9 +74,10 @@ def benchmark(
         training=TrainConfig(steps=steps, n_way=way, shots=numbers(shots, least=1), seed=seed),
     )
     check_ingested(*config.train, *config.test)
-    from flows.benchmark_learners import benchmark_learners
+    with prefect_server():
+        from flows.benchmark_learners import benchmark_learners
 
-    report = benchmark_learners(config=config)
+        report = benchmark_learners(config=config)
     return Answer(report, shown_leaderboard(report["leaderboard"]))
 
 

@@ -6,6 +6,7 @@ import typer
 
 from deployments.cli.answer import Answer
 from deployments.cli.command import command
+from deployments.prefect_server import prefect_server
 
 
 def add_to(app: typer.Typer) -> None:
@@ -23,7 +24,8 @@ def add_to(app: typer.Typer) -> None:
 
         Example: metafuse demo --items 300
         """
-        from deployments.demo import run_demo, shown
+        with prefect_server():
+            from deployments.demo import run_demo, shown
 
-        result = run_demo(items=items)
+            result = run_demo(items=items)
         return Answer(result, shown(result))

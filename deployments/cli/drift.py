@@ -10,6 +10,7 @@ from data_contracts.configs import LARGEST_WINDOW, DriftConfig
 from deployments.cli.answer import Answer, rows_table
 from deployments.cli.command import command
 from deployments.cli.values import check_ingested
+from deployments.prefect_server import prefect_server
 
 SHOWN = ("domain", "view", "share before", "share now", "p of share", "discrepancy", "p")
 
@@ -40,10 +41,11 @@ def drift(
     """
     if domain is not None:
         check_ingested(domain)
-    from flows.watch_drift import watch_drift
-
     config = DriftConfig(false_alarm_rate=false_alarm_rate, at_least=at_least, window=window, seed=seed)
-    report = watch_drift(domain=domain, config=config)
+    with prefect_server():
+        from flows.watch_drift import watch_drift
+
+        report = watch_drift(domain=domain, config=config)
     return Answer(report, _shown(report))
 
 

@@ -9,6 +9,7 @@ from data_contracts.names import check_domain
 from data_contracts.reports import IngestReport
 from deployments.cli.answer import Answer, facts_table, first_few
 from deployments.cli.command import command
+from deployments.prefect_server import prefect_server
 
 
 def add_to(app: typer.Typer) -> None:
@@ -37,12 +38,13 @@ def add_to(app: typer.Typer) -> None:
 
         folder = contract.parent if source is None else source
         table_files(load_contract(contract, domain=check_domain(domain)), folder)  # refuses before Prefect has started
-        from flows.ingest_source import ingest_source
+        with prefect_server():
+            from flows.ingest_source import ingest_source
 
-        result = ingest_source(
-            domain=domain,
-            contract=str(contract),
-            source=None if source is None else str(source),
-        )
+            result = ingest_source(
+                domain=domain,
+                contract=str(contract),
+                source=None if source is None else str(source),
+            )
         facts = {name: result[name] for name in IngestReport.model_fields}
         return Answer(facts, facts_table({**facts, "unused_columns": first_few(facts["unused_columns"])}))

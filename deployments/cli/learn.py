@@ -15,6 +15,7 @@ from deployments.cli.answer import Answer, facts_table, first_few
 from deployments.cli.command import command
 from deployments.cli.leaderboard import shown_leaderboard
 from deployments.cli.values import check_ingested, learner_names, names, read_classes
+from deployments.prefect_server import prefect_server
 
 Domain = Annotated[str, typer.Argument(help="A domain that was ingested.")]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same result.")]
@@ -60,9 +61,10 @@ def meta_train(
         resume=resume,
     )
     check_ingested(*config.domains)
-    from flows.meta_train import meta_train as flow
+    with prefect_server():
+        from flows.meta_train import meta_train as flow
 
-    report = flow(config=config)
+        report = flow(config=config)
     facts = {name: value for name, value in report.items() if name != "leaderboard"}
     return Answer(report, Group(facts_table(facts), "", shown_leaderboard(report["leaderboard"])))
 
@@ -91,9 +93,10 @@ def adapt(
 
     config = AdaptConfig(shots=shots, classes=names(classes), learner=check_learner(learner), prior=prior, seed=seed)
     check_ingested(domain)
-    from flows.adapt_domain import adapt_domain
+    with prefect_server():
+        from flows.adapt_domain import adapt_domain
 
-    result = adapt_domain(domain=domain, config=config)
+        result = adapt_domain(domain=domain, config=config)
     facts = {name: result[name] for name in AdaptReport.model_fields}
     return Answer(facts, facts_table(shown_adaptation(facts)))
 
@@ -143,10 +146,12 @@ def score(
         seed=seed,
     )
     check_ingested(domain)
-    from flows.score_domain import score_domain
+    with prefect_server():
+        from flows.score_domain import score_domain
+
+        report = score_domain(domain=domain, config=config)
     from tasks.leaderboards import silent_rungs
 
-    report = score_domain(domain=domain, config=config)
     facts = {name: value for name, value in report.items() if name not in ("passed_over", "ask")}
     silent = [Text(line, style="yellow") for line in silent_rungs(report)]
     return Answer(report, Group(facts_table({**facts, "label these next": report["ask"]}), *silent))

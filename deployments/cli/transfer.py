@@ -11,6 +11,7 @@ from data_contracts.names import check_domain
 from deployments.cli.answer import Answer, rows_table
 from deployments.cli.command import command
 from deployments.cli.values import check_ingested, learner_names, names, numbers
+from deployments.prefect_server import prefect_server
 
 DEFAULT = TransferConfig()
 SHOWN = (
@@ -69,9 +70,10 @@ def transfer(
         training=TrainConfig(steps=steps, n_way=way, shots=numbers(shots, least=1), seed=seed),
     )
     check_ingested(*config.domains)
-    from flows.transfer_report import transfer_report
+    with prefect_server():
+        from flows.transfer_report import transfer_report
 
-    report = transfer_report(config=config)
+        report = transfer_report(config=config)
     return Answer(report, _shown(report))
 
 
