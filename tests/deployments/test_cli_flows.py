@@ -22,30 +22,16 @@ ROW = {
 }  # fmt: skip
 
 
-def test_ingest_answers_with_a_ledger_that_balances(metafuse, toys):
-    facts = metafuse.run("ingest", "toys", "--contract", toys, "--json").facts
+def test_ingest_answers_with_a_ledger_that_balances(metafuse, toys, tmp_path):
+    moved = toys.rename(tmp_path / "elsewhere.yaml")
+    asked = ("ingest", "toys", "--contract", moved, "--source", toys.parent, "--json")
+    facts = metafuse.run(*asked).facts
     assert set(facts) == INGEST
     assert (facts["received"], facts["accepted"], facts["quarantined"], facts["duplicates"]) == (74, 72, 2, 0)
     assert facts["reasons"] == {"weight:type": 1, "weight:minimum": 1}
-    again = metafuse.run("ingest", "toys", "--contract", toys, "--json").facts
+    again = metafuse.run(*asked).facts
     assert (again["received"], again["duplicates"]) == (74, 74)
     assert again["table_version"] == facts["table_version"]
-
-
-def test_source_is_where_the_contract_path_starts(metafuse, toys, tmp_path):
-    moved = tmp_path / "elsewhere.yaml"
-    toys.rename(moved)
-    facts = metafuse.run("ingest", "toys", "--contract", moved, "--source", toys.parent, "--json").facts
-    assert facts["accepted"] == 72
-
-
-def test_refusal_of_a_flow_is_one_paragraph_with_json_too(metafuse, toys):
-    assert metafuse.run("ingest", "toys", "--contract", toys).code == 0
-    for file in (metafuse.home / "lake" / "items_toys").rglob("*.parquet"):
-        file.write_bytes(b"PAR1 not really")
-    ran = metafuse.run("score", "toys", "--json")
-    assert "items_toys" in ran.refusal
-    assert json.loads(ran.out)["error"]["type"] == "LakeCorrupt"
 
 
 def test_quarantined_rows_are_listed_with_their_reasons(shared):
@@ -59,8 +45,6 @@ def test_meta_train_adapt_and_score_answer_with_json(shared):
     trained = shared.run("meta-train", *asked, "--json").facts
     assert (trained["learner"], trained["resumed"]) == ("auto", {})
     assert {"ridge", "auto", "tuned_logreg", "nearest_centroid"} <= {row["learner"] for row in trained["leaderboard"]}
-    again = shared.run("meta-train", *asked, "--no-resume")
-    assert "over_untrained" in again.out
     adapted = shared.run("adapt", "toys", "--shots", "3", "--json").facts
     assert set(adapted) == ADAPT
     assert sum(adapted["preference"].values()) == pytest.approx(1, abs=1e-3)
@@ -78,15 +62,12 @@ def test_meta_train_adapt_and_score_answer_with_json(shared):
     looked = shared.run("drift", "toys", "--json").facts
     assert [(row["domain"], row["version"], row["is_drifted"]) for row in looked["rows"]] == [("toys", "1", False)]
     assert "toys: not enough data: 0 recent items, 30 needed." in shared.run("drift").out
-    assert "'juguetes' has no champion model" in shared.run("drift", "juguetes").refusal
 
 
-def test_class_with_fewer_labels_than_asked_is_named(shared):
-    if shared.run("sql", "SELECT 1 AS one FROM promotions", "--json").facts["rows"] == []:
-        assert shared.run("meta-train", "--learners", "metric", "--steps", "2").code == 0
-    refusal = shared.run("adapt", "toys", "--shots", "9", "--classes", "animal,food").refusal
-    assert "animal" in refusal
-    assert "8" in refusal
+def test_refusal_of_a_flow_is_one_paragraph_with_json_too(shared):
+    ran = shared.run("benchmark", "--train", "toys", "--test", "juguetes", "--way", "50", "--json")
+    assert "50" in ran.refusal
+    assert json.loads(ran.out)["error"]["type"] == "EpisodeTooSmall"
 
 
 def test_benchmark_answers_with_every_learner(shared):
@@ -113,10 +94,6 @@ def test_benchmark_takes_all_learners_and_hides_views(shared):
     assert all(row["seconds"] > 0 for row in facts["leaderboard"] if row["learner"] not in baselines)
 
 
-def test_too_few_classes_for_the_way_are_refused(shared):
-    assert "50" in shared.run("benchmark", "--train", "toys", "--test", "juguetes", "--way", "50").refusal
-
-
 def test_transfer_answers_with_the_gain_of_every_domain(shared):
     size = ("--way", "2", "--shots", "1", "--query", "3", "--episodes", "10", "--steps", "2")
     facts = shared.run("transfer", "--learners", "metric", "--domains", "toys", *size, "--json").facts
@@ -124,9 +101,3 @@ def test_transfer_answers_with_the_gain_of_every_domain(shared):
     assert [(row["domain"], row["shot"], row["learner"]) for row in facts["rows"]] == [("toys", 1, "metric")]
     assert set(facts["rows"][0]["from_scratch"]) == {"nearest_centroid", "concat_logreg"}
     assert facts["rows"][0]["is_negative"] in (True, False)
-
-
-def test_transfer_with_one_domain_or_too_few_classes_is_refused(metafuse, shared, toys):
-    assert "20-way" in shared.run("transfer", "--learners", "metric", "--way", "20").refusal
-    assert metafuse.run("ingest", "toys", "--contract", toys).code == 0
-    assert "at least 2" in metafuse.run("transfer").refusal
