@@ -213,7 +213,10 @@ def _is_given(value: Any) -> bool:
 
 
 def _text(value: Any) -> str | None:
-    return str(value) if _is_given(value) else None
+    """Return a value as the text that ingest would read in its place."""
+    if not _is_given(value):
+        return None
+    return str(value).lower() if isinstance(value, bool | np.bool_) else str(value)
 
 
 def _wrong_cell(column: Column, row: int, value: Any) -> ContractError:

@@ -55,10 +55,12 @@ schema:
       - {name: weight, logicalType: number, required: true, customProperties: [{property: modality, value: tabular}]}
       - {name: made, logicalType: date, customProperties: [{property: modality, value: tabular}]}
       - {name: is_sold, logicalType: boolean, customProperties: [{property: modality, value: tabular}]}
+      - {name: note, logicalType: string, customProperties: [{property: modality, value: tabular}]}
       - {name: label, logicalType: string, customProperties: [{property: modality, value: label}]}
 """
 COLOURS = {"apple": (200, 30, 30), "leaf": (30, 160, 40), "sea": (20, 60, 200), "sun": (250, 220, 40)}
 N_WAY, PER_CLASS = 4, 5
+NOTES = ("true", "3")
 
 
 def picture_of(colour: tuple[int, int, int], number: int, path: Path) -> None:
@@ -76,11 +78,11 @@ def shapes(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> Iter
     (home / "mlflow.db").write_bytes(empty_mlflow.read_bytes())
     folder = home.parent / "source"
     folder.mkdir()
-    lines = ["item_id,title,picture,weight,made,is_sold,label"]
+    lines = ["item_id,title,picture,weight,made,is_sold,note,label"]
     for place, (label, colour) in enumerate(COLOURS.items()):
         for number in range(PER_CLASS):
             picture_of(colour, number, folder / f"{label}{number}.png")
-            cells = f"{10 * place + number},2026-0{place + 1}-0{number + 1},{number % 2}"
+            cells = f"{10 * place + number},2026-0{place + 1}-0{number + 1},{number % 2},{NOTES[number % 2]}"
             lines.append(f"{label}{number},a picture of the {label},{label}{number}.png,{cells},{label}")
     (folder / "items.csv").write_text("\n".join(lines) + "\n")
     (folder / "contract.yaml").write_text(CONTRACT)
@@ -129,6 +131,7 @@ def row_of(folder: Path, label: str, number: int) -> dict[str, Any]:
         "weight": 10 * place + number,
         "made": f"2026-0{place + 1}-0{number + 1}",
         "is_sold": number % 2 == 1,
+        "note": NOTES[number % 2],
     }
 
 
@@ -174,9 +177,9 @@ def test_cell_that_is_not_of_its_type_is_refused_with_its_row(scorer: Scorer, co
 def test_cells_are_read_as_ingest_reads_them(scorer: Scorer):
     as_text, as_value, in_frame = scorer.answer(
         [
-            {"weight": "12", "made": "2026-02-03", "is_sold": "TRUE", "title": ""},
-            {"weight": 12, "made": date(2026, 2, 3), "is_sold": True},
-            {"weight": 12.0, "made": pd.Timestamp("2026-02-03"), "is_sold": np.bool_(True), "title": float("nan")},
+            {"weight": "12", "made": "2026-02-03", "is_sold": "TRUE", "note": "true", "title": ""},
+            {"weight": 12, "made": date(2026, 2, 3), "is_sold": True, "note": True},
+            {"weight": 12.0, "made": pd.Timestamp("2026-02-03"), "is_sold": np.bool_(True), "note": np.bool_(True)},
         ]
     )
     assert as_text == as_value == in_frame
@@ -185,7 +188,8 @@ def test_cells_are_read_as_ingest_reads_them(scorer: Scorer):
 def test_request_without_any_column_of_the_model_is_refused_with_those_it_has(scorer: Scorer):
     scorer.check_columns(["weight", "price"])
     with pytest.raises(
-        ContractError, match="no column that the model of 'shapes' looks at: title, picture, weight, made, is_sold"
+        ContractError,
+        match="no column that the model of 'shapes' looks at: title, picture, weight, made, is_sold, note",
     ):
         scorer.check_columns([])
 
