@@ -8,7 +8,6 @@ import base64
 import binascii
 import hashlib
 import json
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,11 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 
 from data_contracts.arrow_schema import source_schema
-from data_contracts.contract import MEDIA_ROLES, Column, Contract, Rules, View
+from data_contracts.contract import MEDIA_ROLES, Contract, Rules, View
 from data_contracts.errors import ContractError, MediaRefused, ModelRefused
+from tasks.source import is_unicode
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,9 +66,11 @@ class Scorer:
         """Return label, probability and all probabilities of each row; a row without any view gets equal ones.
 
         Raises:
-            ContractError: a table column is not of its type, or media is no base64.
+            ContractError: a cell holds several values or is no Unicode, a table column is not of its type, or media is
+                no base64.
             MediaRefused: media cannot be decoded.
         """
+        self._check_cells(rows)
         probabilities = self.model.predict(self.features(rows)).tolist()
         return [self._answer(row) for row in probabilities]
 
@@ -86,6 +89,16 @@ class Scorer:
                 columns=known,
             )
 
+    def _check_cells(self, rows: Sequence[Row]) -> None:
+        names = [name for field in self.contract.columns_to_encode for name in field.columns]
+        for number, row in enumerate(rows):
+            for name in names:
+                value = row.get(name)
+                if isinstance(value, list | tuple | dict | np.ndarray):
+                    raise _wrong_cell(name, number, "one value", value)
+                if isinstance(value, str) and not is_unicode(value):
+                    raise _wrong_cell(name, number, "text in Unicode", value)
+
     def features(self, rows: Sequence[Row]) -> "DomainData":
         """Encode every field the model looks at."""
         import torch
@@ -94,8 +107,9 @@ class Scorer:
 
         columns: dict[str, tuple[Tensor, Tensor]] = {}
         for field in self.contract.columns_to_encode:
-            contents = self._contents(rows, field)
-            for spec, encoder in self._encoders(field):
+            encoders = self._encoders(field)
+            contents = self._contents(rows, field) if encoders else []
+            for spec, encoder in encoders:
                 columns[spec.name] = _encode(contents, encoder, spec)
         views = self.model.views
         return DomainData(
@@ -154,9 +168,10 @@ class Scorer:
             return [clean_text(_text(row.get(field.name))) for row in rows]
         if field.modality in MEDIA_ROLES:
             return self._decoded([row.get(field.name) for row in rows], field)
-        return [cells if any(cell is not None for cell in cells.values()) else None for cells in self._table(rows)]
+        table = self._table(rows).select(list(field.columns)).to_pylist()
+        return [cells if any(cell is not None for cell in cells.values()) else None for cells in table]
 
-    def _table(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    def _table(self, rows: Sequence[Row]) -> pa.Table:
         """Return the table columns of each row, typed as ingest types them.
 
         Raises:
@@ -171,9 +186,8 @@ class Scorer:
         for number, reasons in enumerate(mask_rows(batch, contract)["reasons"].to_pylist()):
             for reason in reasons:
                 column = contract.column(reason.partition(":")[0])
-                raise _wrong_cell(column, number, rows[number][column.name])
-        typed: list[dict[str, Any]] = type_rows(batch, contract).drop_columns(["item_id"]).to_pylist()
-        return typed
+                raise _wrong_cell(column.name, number, _WORDS[column.logical_type], rows[number][column.name])
+        return type_rows(batch, contract)
 
     @cached_property
     def _table_contract(self) -> Contract:
@@ -208,22 +222,27 @@ def _encode(contents: Sequence[Any], encoder: "Encoder", spec: "ViewSpec") -> "t
 
 
 def _is_given(value: Any) -> bool:
-    """Say whether a value is there; a data frame shows missing ones as NaN."""
-    return value is not None and value != "" and not (isinstance(value, float) and math.isnan(value))
+    """Say whether a value is there; a data frame has several ways to say that it is not."""
+    return not (isinstance(value, str) and value == "") and not pd.isna(value)
 
 
 def _text(value: Any) -> str | None:
-    """Return a value as the text that ingest would read in its place."""
+    """Return a value as the text that ingest would read in its place.
+
+    A data frame makes a whole number beside a missing one a float; as text it is a whole number again.
+    """
     if not _is_given(value):
         return None
-    return str(value).lower() if isinstance(value, bool | np.bool_) else str(value)
+    if isinstance(value, bool | np.bool_):
+        return str(value).lower()
+    is_whole = isinstance(value, float | np.floating) and float(value).is_integer()
+    return str(int(value)) if is_whole else str(value)
 
 
-def _wrong_cell(column: Column, row: int, value: Any) -> ContractError:
-    needed = _WORDS[column.logical_type]
+def _wrong_cell(column: str, row: int, needed: str, value: Any) -> ContractError:
     return ContractError(
-        f"column {column.name!r} of row {row} of the request must be {needed}, but it is {value!r}.",
-        column=column.name,
+        f"column {column!r} of row {row} of the request must be {needed}, but it is {value!r:.200}.",
+        column=column,
         row=row,
     )
 

@@ -27,8 +27,7 @@ class DomainScorer(PythonModel):  # type: ignore[misc]
         """Return label, probability and all probabilities of each row.
 
         Raises:
-            ContractError: no column is one that the model looks at, a table column is not of its type, or media is
-                no base64.
+            ContractError: no column is one that the model looks at, or a cell cannot be read.
             MediaRefused: media cannot be decoded.
         """
         self.scorer.check_columns(model_input.columns)
