@@ -39,7 +39,9 @@ class IngestReport(Report):
     quarantined: int = Field(ge=0)
     duplicates: int = Field(ge=0)
     reasons: dict[str, int] = Field(description="reason code to number of rows; a row may have several")
-    unused_columns: tuple[str, ...] = Field(description="columns of the source that the contract does not name")
+    unused_columns: tuple[str, ...] = Field(
+        description="columns of the source that the contract does not name, 100 at most"
+    )
     table_version: int | None = Field(description="version of items_<domain> after the ingest; None: no table yet")
     seconds: float = Field(ge=0)
 

@@ -11,6 +11,8 @@ from tasks.lake import Lake, open_lake
 
 NEWEST = 50
 """Rows that are shown; the tables `batches` and `quarantine` hold them all."""
+MOST_NAMED = 10
+"""Unused columns that are named."""
 _COUNTS = ("received", "accepted", "quarantined", "duplicates")
 
 
@@ -38,13 +40,14 @@ def publish_quarantine(report: Mapping[str, Any]) -> None:
 
 
 def as_code(text: str) -> str:
-    """Return a name that comes from data as Markdown code, where nothing in it is taken for markup."""
-    plain = " ".join(text.replace("`", "'").split())
+    """Return a name that comes from data as Markdown code, where it can be no markup and cannot end a cell."""
+    plain = " ".join(text.replace("`", "'").replace("|", "¦").split())
     return f"`{plain}`"
 
 
 def _on_unused(columns: Sequence[str]) -> str:
-    return f" Not in the contract, so not read: {', '.join(map(as_code, columns))}." if columns else ""
+    first = [*map(as_code, columns[:MOST_NAMED]), *(["…"] if len(columns) > MOST_NAMED else [])]
+    return f" Not in the contract, so not read: {', '.join(first)}." if columns else ""
 
 
 def ledger_rows(lake: Lake, domain: str) -> list[dict[str, Any]]:

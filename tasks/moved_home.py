@@ -18,7 +18,7 @@ def follow_home(database: Path, artifacts: str) -> None:
     """Point what an MLflow database says of the artifacts of its home to `artifacts`, the URI of their folder today.
 
     Otherwise a copy would read the files of its original, and a home that was moved would have lost its models.
-    Artifacts that never were in a home stay where they are.
+    A home's artifacts are known by the name of their folder; those in a folder of another name stay where they are.
     """
     if not database.exists():
         return

@@ -10,6 +10,7 @@ import json
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from tasks.decode import limits_of
 from tasks.decode_worker import MediaLimits, refused
 
 MAX_CELL_CHARACTERS = 16 * 1024**2
+MOST_UNUSED, LONGEST_NAME = 100, 100
+"""Names of unused columns, and characters of one, that are told."""
 
 Cells = Mapping[str, str | None]
 
@@ -74,7 +77,7 @@ class SourceBatch:
     sha256: str
     """Hash of the table's bytes and of every media file it names."""
     unused_columns: tuple[str, ...]
-    """Columns of the table that the contract does not name."""
+    """Columns of the table that the contract does not name, the first `MOST_UNUSED` of them, fit to be shown."""
 
     def __len__(self) -> int:
         return len(self.rows) + len(self.unreadable)
@@ -100,7 +103,7 @@ class _TableFile:
 
     def accept(self, number: int, cells: Cells) -> None:
         """Add a row of text."""
-        if not all(value is None or _is_unicode(value) for value in cells.values()):
+        if not all(value is None or is_unicode(value) for value in cells.values()):
             self.refuse(number, "encoding", **{name: _printable(value) for name, value in cells.items()})
             return
         self.locators.append(self.locator(number))
@@ -134,7 +137,7 @@ def read_source(contract: Contract, source_dir: Path) -> SourceBatch:
         unreadable=tuple(row for file in files for row in file.unreadable),
         media=media,
         sha256=_fingerprint(files, media),
-        unused_columns=tuple(str(_printable(name)) for name in found if name not in names),
+        unused_columns=tuple(_shown_name(name) for name in islice((n for n in found if n not in names), MOST_UNUSED)),
     )
 
 
@@ -206,7 +209,7 @@ def _read_csv(file: _TableFile, names: Sequence[str]) -> None:
         reader = csv.reader(text, strict=True)
         header = _header(file, reader)
         if not set(names) & set(header):
-            found = ", ".join(map(_printable, header))[:200]  # type: ignore[arg-type]
+            found = ", ".join(map(_shown_name, header))[:200]
             raise _unreadable(file.path, f"its first line names no column of the contract: {found}")
         file.found = dict.fromkeys(header)
         file.columns = {name: [] for name in names if name in header}
@@ -372,12 +375,19 @@ def _fingerprint(files: Sequence[_TableFile], media: Mapping[str, Sequence[Media
     return digest.hexdigest()
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
+    """Say whether a text holds no halves of pairs, which nothing can encode."""
     return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _printable(text: str | None) -> str | None:
     return None if text is None else text.encode("utf-8", "backslashreplace").decode()
+
+
+def _shown_name(name: str) -> str:
+    """Return a name from a source with what a terminal would obey written out, and cut short."""
+    plain = "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in name)
+    return plain[:LONGEST_NAME] or "(no name)"
 
 
 def _unreadable(path: Path, problem: str) -> BatchRefused:

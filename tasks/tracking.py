@@ -30,7 +30,8 @@ def connect() -> "MlflowClient":
     settings = get_settings()
     if settings.mlflow.startswith("sqlite"):
         settings.home.mkdir(parents=True, exist_ok=True)
-    follow_home(settings.mlflow_database, settings.mlflow_artifacts)
+    if settings.mlflow_uri is None:
+        follow_home(settings.mlflow_database, settings.mlflow_artifacts)
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     with translated_errors("the MLflow store"):
         mlflow.set_tracking_uri(settings.mlflow)

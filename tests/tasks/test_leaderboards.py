@@ -123,10 +123,10 @@ def test_scores_table_says_which_items_to_label_next():
 
 def test_names_from_data_are_no_markup():
     counts = {"items": 9, "abstained": 2, "anomalies": 0, "clusters": 3, "cluster_stability": 0.5}
-    facts = {"domain": "noto-ru", "rung": "champion", "passed_over": {}, "labels": {"a`![x](//h)\n\n# b|c": 7}}
+    facts = {"domain": "noto-ru", "rung": "champion", "passed_over": {}, "labels": {"a`![x](//h)\n\n# b\\|c": 7}}
     table = scores_table({**facts, "ask": ["`<i>`"], **counts})
     assert "Label these next: `'<i>'`\n" in table
-    assert "| `a'![x](//h) # b\\|c` | 7 |" in table
+    assert "| `a'![x](//h) # b\\¦c` | 7 |" in table
 
 
 def test_scores_table_says_why_the_champion_did_not_answer():

@@ -70,6 +70,13 @@ def test_columns_the_contract_does_not_have_are_left_out_and_named(tmp_path: Pat
     assert batch.unused_columns == ("titel", "other")
 
 
+def test_names_of_unused_columns_are_few_short_and_obeyed_by_no_terminal(tmp_path: Path):
+    names = ["", "\x1b[31mred", "é" * 1000, *(f"c{number}" for number in range(200))]
+    unused = read(tmp_path, "a.csv", ",".join(["item_id", *names]) + "\n").unused_columns
+    assert unused[:4] == ("(no name)", "\\x1b[31mred", "é" * 100, "c0")
+    assert len(unused) == 100
+
+
 def test_a_byte_order_mark_and_line_breaks_in_quotes_are_no_trouble(tmp_path: Path):
     batch = read(tmp_path, "a.csv", b'\xef\xbb\xbfitem_id,title\r\na,"two\nlines"\r\nb,c\r\n')
     assert batch.rows["title"].to_pylist() == ["two\nlines", "c"]
