@@ -74,7 +74,7 @@ def benchmark(
         training=TrainConfig(steps=steps, n_way=way, shots=numbers(shots, least=1), seed=seed),
     )
     check_ingested(*config.train, *config.test)
-    with prefect_server():
+    with prefect_server("flows.benchmark_learners"):
         from flows.benchmark_learners import benchmark_learners
 
         report = benchmark_learners(config=config)

@@ -24,7 +24,7 @@ def add_to(app: typer.Typer) -> None:
 
         Example: metafuse demo --items 300
         """
-        with prefect_server():
+        with prefect_server("deployments.demo"):
             from deployments.demo import run_demo, shown
 
             result = run_demo(items=items)

@@ -42,7 +42,7 @@ def drift(
     if domain is not None:
         check_ingested(domain)
     config = DriftConfig(false_alarm_rate=false_alarm_rate, at_least=at_least, window=window, seed=seed)
-    with prefect_server():
+    with prefect_server("flows.watch_drift"):
         from flows.watch_drift import watch_drift
 
         report = watch_drift(domain=domain, config=config)

@@ -38,7 +38,7 @@ def add_to(app: typer.Typer) -> None:
 
         folder = contract.parent if source is None else source
         table_files(load_contract(contract, domain=check_domain(domain)), folder)  # refuses before Prefect has started
-        with prefect_server():
+        with prefect_server("flows.ingest_source"):
             from flows.ingest_source import ingest_source
 
             result = ingest_source(

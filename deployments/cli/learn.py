@@ -61,7 +61,7 @@ def meta_train(
         resume=resume,
     )
     check_ingested(*config.domains)
-    with prefect_server():
+    with prefect_server("flows.meta_train"):
         from flows.meta_train import meta_train as flow
 
         report = flow(config=config)
@@ -93,7 +93,7 @@ def adapt(
 
     config = AdaptConfig(shots=shots, classes=names(classes), learner=check_learner(learner), prior=prior, seed=seed)
     check_ingested(domain)
-    with prefect_server():
+    with prefect_server("flows.adapt_domain"):
         from flows.adapt_domain import adapt_domain
 
         result = adapt_domain(domain=domain, config=config)
@@ -146,7 +146,7 @@ def score(
         seed=seed,
     )
     check_ingested(domain)
-    with prefect_server():
+    with prefect_server("flows.score_domain"):
         from flows.score_domain import score_domain
 
         report = score_domain(domain=domain, config=config)

@@ -70,7 +70,7 @@ def transfer(
         training=TrainConfig(steps=steps, n_way=way, shots=numbers(shots, least=1), seed=seed),
     )
     check_ingested(*config.domains)
-    with prefect_server():
+    with prefect_server("flows.transfer_report"):
         from flows.transfer_report import transfer_report
 
         report = transfer_report(config=config)

@@ -32,6 +32,8 @@ def test_ingest_answers_with_a_ledger_that_balances(metafuse, toys, tmp_path):
     again = metafuse.run(*asked).facts
     assert (again["received"], again["duplicates"]) == (74, 74)
     assert again["table_version"] == facts["table_version"]
+    events = metafuse.run("sql", "SELECT DISTINCT status FROM outbox", "--json").facts["rows"]
+    assert events == [{"status": "pending"}]  # for a server that stays, whenever there is one
 
 
 def test_quarantined_rows_are_listed_with_their_reasons(shared):
@@ -42,7 +44,7 @@ def test_quarantined_rows_are_listed_with_their_reasons(shared):
 
 def test_meta_train_adapt_and_score_answer_with_json(shared):
     asked = ("--domains", "toys,juguetes", "--learners", "ridge,auto", "--steps", "2")
-    trained = shared.run("meta-train", *asked, "--json").facts
+    trained = shared.run("meta-train", *asked, "--no-resume", "--json").facts
     assert (trained["learner"], trained["resumed"]) == ("auto", {})
     assert {"ridge", "auto", "tuned_logreg", "nearest_centroid"} <= {row["learner"] for row in trained["leaderboard"]}
     adapted = shared.run("adapt", "toys", "--shots", "3", "--json").facts

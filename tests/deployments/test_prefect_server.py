@@ -19,7 +19,8 @@ from data_contracts.settings import use_home
 use_home()
 from deployments.prefect_server import prefect_server
 from deployments.processes import descendants
-with prefect_server():
+with prefect_server("tasks.events"):
+    from tasks.events import has_server
     print(os.environ.get("PREFECT_API_URL"), flush=True)
     {body}
 """
@@ -58,11 +59,12 @@ def test_server_ends_with_a_command_that_is_killed(tmp_path):
 
 def test_server_answers_and_ends_with_its_command(tmp_path):
     ask = "from prefect import get_client; print(get_client(sync_client=True).api_healthcheck())"
-    with started(tmp_path / "home", f"{ask}; {CHILDREN}") as command:
+    with started(tmp_path / "home", f"{ask}; print(has_server()); {CHILDREN}") as command:
         out, err = command.communicate(timeout=120)
     assert command.returncode == 0, err
-    _, health, servers = out.splitlines()
+    _, health, takes_events, servers = out.splitlines()
     assert health == "None"  # no error
+    assert takes_events == "False"  # it would be gone before anything reacts to them
     assert ends(json.loads(servers))
 
 
@@ -76,14 +78,14 @@ def test_server_that_is_named_is_used(tmp_path, place):
         (home / "prefect" / "profiles.toml").write_text(profile)
     named = {"PREFECT_API_URL": url} if place == "environment" else {}
     shown = "from prefect.settings import get_current_settings as now; print(now().api.url)"
-    with started(home, f"{shown}; {CHILDREN}", **named) as command:
+    with started(home, f"{shown}; print(has_server()); {CHILDREN}", **named) as command:
         out, err = command.communicate(timeout=60)
-    assert out.splitlines()[1:] == [url, "[]"], err
+    assert out.splitlines()[1:] == [url, "True", "[]"], err
 
 
 def test_server_that_ended_is_told_with_its_log(tmp_path):
     end = "os.kill(descendants(os.getpid())[0], 9); raise RuntimeError('no answer')"
     with started(tmp_path / "home", end) as command:
         _, err = command.communicate(timeout=60)
-    assert "ServiceUnavailable: prefect-server ended with code -9" in err
-    assert "prefect-server.log" in err
+    assert "ServiceUnavailable: Prefect's server ended with code -9" in err
+    assert "prefect-of-commands.log" in err
