@@ -7,8 +7,10 @@ Their heads are not settled: half of the domains, trained so briefly, say too li
 what they said made `auto` choose worse.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 
 import torch
 
@@ -29,6 +31,14 @@ DOMAINS = 3
 SHOTS = (1, 2, 5, 10)
 HIDDEN_SHARES = (0.0, 0.5)
 
+Run = Callable[[Sequence[Callable[[], list[Outcomes]]]], Iterable[list[Outcomes]]]
+"""Runs calls, in whatever order, and returns what they return in theirs."""
+
+
+def one_by_one(calls: Sequence[Callable[[], list[Outcomes]]]) -> Iterable[list[Outcomes]]:
+    """Run calls one after the other."""
+    return [call() for call in calls]
+
 
 @dataclass(frozen=True)
 class Rehearsal:
@@ -45,8 +55,11 @@ def learn_to_choose(
     domains: Sequence[DomainData],
     config: TrainConfig,
     report: Report = lambda *_: None,
+    run: Run = one_by_one,
 ) -> Selector:
     """Learn to choose among learners that were trained on these domains with `config`.
+
+    The calls that `run` is given are the rehearsals, which do not need one another and report on their own.
 
     Shots, ways and the share of missing views vary, so that the choice can follow them. Where there is no rehearsal,
     because there is one domain or half of them have too few classes, the learners themselves are judged, on classes
@@ -61,7 +74,12 @@ def learn_to_choose(
         raise ModelError("there is no learner to choose from. Train at least one.")
     selector = Selector(len(members))
     if len(members) > 1:
-        outcomes = _rehearse(tuple(members), domains, config, report) or _judge(members, domains, config)
+        names, found = tuple(domain.domain for domain in domains), rehearsals(domains, config)
+        calls = [
+            partial(_rehearse, tuple(members), one, names, report, f"learn to choose, {number} of {len(found)}")
+            for number, one in enumerate(found, start=1)
+        ]
+        outcomes = list(chain(*run(calls))) or _judge(members, domains, config)
         if outcomes:
             selector.fit(Outcomes(*(torch.cat(parts) for parts in zip(*outcomes, strict=True))))
     return selector
@@ -99,35 +117,32 @@ def _brief(domains: Sequence[DomainData], config: TrainConfig) -> TrainConfig | 
 
 
 def _rehearse(
-    kinds: Sequence[str], domains: Sequence[DomainData], config: TrainConfig, report: Report
+    kinds: Sequence[str], rehearsal: Rehearsal, names: Sequence[str], report: Report, what: str
 ) -> list[Outcomes]:
-    found = rehearsals(domains, config)
-    outcomes, done, total = [], 0, sum(rehearsal.config.steps for rehearsal in found) * len(kinds)
-    for rehearsal in found:
-        learners = {kind: build_learner(kind) for kind in kinds}
-        for learner in learners.values():
-            for now in train(learner, rehearsal.domains, rehearsal.config, is_settled=False):
-                report(done + now.step, total, "learn to choose")
-            done += rehearsal.config.steps
-        outcomes += _try(learners, rehearsal.problems, domains)
-    return outcomes
+    """Train learners anew and let them try the problems; `names` are those of all domains."""
+    learners = {kind: build_learner(kind) for kind in kinds}
+    done, total = 0, rehearsal.config.steps * len(kinds)
+    for learner in learners.values():
+        for now in train(learner, rehearsal.domains, rehearsal.config, is_settled=False):
+            report(done + now.step, total, what)
+        done += rehearsal.config.steps
+    return _try(learners, rehearsal.problems, names)
 
 
 def _judge(members: Mapping[str, FusedLearner], domains: Sequence[DomainData], config: TrainConfig) -> list[Outcomes]:
     split = split_classes(domains, config)
     for member in members.values():
         member.fit_statistics(domains, (*split.folds[0], *split.folds[1]))
-    outcomes = _try(members, _problems(domains, split.validation, config), domains)
+    names = [domain.domain for domain in domains]
+    outcomes = _try(members, _problems(domains, split.validation, config), names)
     for member in members.values():
         member.fit_statistics(domains, split.all)
     return outcomes
 
 
 @torch.no_grad()
-def _try(
-    members: Mapping[str, FusedLearner], problems: Sequence[EpisodeBatch], domains: Sequence[DomainData]
-) -> list[Outcomes]:
-    names, outcomes = [domain.domain for domain in domains], []
+def _try(members: Mapping[str, FusedLearner], problems: Sequence[EpisodeBatch], names: Sequence[str]) -> list[Outcomes]:
+    outcomes = []
     for episodes in problems:
         answers = [member.log_probabilities(episodes) for member in members.values()]
         accuracy = torch.stack([accuracy_per_episode(a, episodes.query_labels) for a in answers], dim=1)

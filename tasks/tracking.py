@@ -103,17 +103,25 @@ class RunLog:
 
 
 @contextmanager
-def tracked_run(kind: str, name: str, config: Mapping[str, Any], tags: Mapping[str, str]) -> Iterator[RunLog]:
+def tracked_run(
+    kind: str, name: str, config: Mapping[str, Any], tags: Mapping[str, str], *, lasted_s: float = 0.0
+) -> Iterator[RunLog]:
     """Open a run `name` in the experiment `metafuse/<kind>`; it is marked failed if the body raises.
 
-    Within the body of another it is a run below that one.
+    Within the body of another it is a run below that one. What it tells of may have lasted some time already.
     """
     import mlflow
+    from mlflow.tracking.context.registry import resolve_tags
+    from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
     client = connect()
     with translated_errors(f"experiment metafuse/{kind}"):
         experiment = find_experiment(client, f"metafuse/{kind}")
-        run = mlflow.start_run(experiment_id=experiment, run_name=name, tags=dict(tags), nested=True)
+        above = mlflow.active_run()
+        parent = {} if above is None else {MLFLOW_PARENT_RUN_ID: above.info.run_id}
+        began = int(1000 * (time.time() - lasted_s))
+        created = client.create_run(experiment, began, resolve_tags({**tags, **parent}), name)
+        run = mlflow.start_run(run_id=created.info.run_id, nested=True)
     with run:
         log = RunLog(client, run.info.run_id)
         with translated_errors(f"run {name}"):

@@ -37,6 +37,8 @@ class Trained:
     curve: LearningCurve
     seconds: float
     """Spent on training, before and after any interruption."""
+    seconds_now: float
+    """Spent since the last interruption."""
     resumed_from: int
     """Step of the checkpoint from which this run went on; 0: from the start."""
 
@@ -78,7 +80,8 @@ def train_learner(
             if now.step == config.steps:
                 progress.report(0, 0, f"settle and calibrate {kind}")
     progress.report(1, 1, f"settle and calibrate {kind}")
-    return Trained(learner.to("cpu"), curve, before + time.perf_counter() - started, first)
+    now_s = time.perf_counter() - started
+    return Trained(learner.to("cpu"), curve, before + now_s, now_s, first)
 
 
 def training_device() -> torch.device:

@@ -1,0 +1,121 @@
+"""What runs side by side gives what it gives alone, tells how far it is, and leaves nothing running."""
+
+import os
+import signal
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from learning_lake import add_domain
+from mlflow_runs import runs_below
+from synthetic import PICTURE, TITLE, make_domain
+from torch import Tensor
+
+from data_contracts.configs import MetaTrainConfig, TrainConfig
+from data_contracts.errors import EpisodeTooSmall, ModelError
+from data_contracts.settings import get_settings
+from deployments.processes import descendants
+from models.catalogue import build_learner
+from models.rehearsal import learn_to_choose
+from tasks import progress, registry
+from tasks.lake import open_lake
+from tasks.side_by_side import side_by_side
+from tasks.tracking import connect
+from tasks.train import meta_train_prior
+
+pytestmark = pytest.mark.slow
+
+
+def double(values: Tensor) -> tuple[int, Tensor]:
+    progress.report(1, 2, f"double {len(values)}")
+    return os.getpid(), 2 * values
+
+
+def meet(name: str, names: list[str], folder: Path) -> None:
+    """Return once every one of the names has come."""
+    (folder / name).touch()
+    deadline = time.monotonic() + 60
+    while not all((folder / other).exists() for other in names):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def refuse(seconds: float) -> None:
+    time.sleep(seconds)
+    raise EpisodeTooSmall("too few.", classes=3)
+
+
+def end() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_results_come_in_the_order_of_the_calls_from_other_processes():
+    heard: list[tuple[int, int, str]] = []
+    calls = [partial(double, torch.arange(size)) for size in (3, 1, 2)]
+    with progress.listening(lambda *now: heard.append(now)):
+        found = side_by_side(calls, at_once=2)
+    assert [values.tolist() for _, values in found] == [[0, 2, 4], [0], [0, 2]]
+    assert os.getpid() not in {process for process, _ in found}
+    assert sorted(heard) == [(1, 2, f"double {size}") for size in (1, 2, 3)]
+
+
+def test_as_many_run_at_once_as_may(tmp_path):
+    names = ["a", "b"]
+    assert side_by_side([partial(meet, name, names, tmp_path) for name in names], at_once=2) == [None, None]
+
+
+@pytest.mark.parametrize(("calls", "at_once"), [(1, 4), (3, 1)])
+def test_what_has_no_company_runs_here(calls, at_once):
+    assert {process for process, _ in side_by_side([partial(double, torch.ones(1))] * calls, at_once)} == {os.getpid()}
+
+
+def test_error_of_one_stops_the_others_and_keeps_its_facts():
+    started = time.monotonic()
+    with pytest.raises(EpisodeTooSmall, match="too few") as caught:
+        side_by_side([partial(refuse, 0.0), partial(time.sleep, 100)], at_once=2)
+    assert caught.value.classes == 3
+    assert time.monotonic() - started < 60
+    assert descendants(os.getpid()) == []
+
+
+def test_process_that_is_killed_is_told_with_a_way_out():
+    with pytest.raises(ModelError, match="METAFUSE_THREADS=1"):
+        side_by_side([end, partial(time.sleep, 100)], at_once=2)
+
+
+def test_prior_is_the_same_whether_its_learners_are_trained_at_once_or_one_by_one(tracked_home, monkeypatch):
+    lake = open_lake()
+    add_domain(lake, "one", seed=1)
+    add_domain(lake, "two", seed=2)
+    small = TrainConfig(steps=3, meta_batch=2, n_way=2, shots=(1, 2), n_query=3)
+    found = []
+    for threads in ("1", "2"):
+        monkeypatch.setenv("METAFUSE_THREADS", threads)
+        get_settings.cache_clear()
+        config = MetaTrainConfig(learners=("metric", "ridge", "auto"), train=small)
+        # the same question has one answer, so the second is another by name only
+        monkeypatch.setattr("tasks.train.version", lambda package, threads=threads: threads)
+        report = meta_train_prior(lake, config)
+        prior, _ = registry.load_prior(report.version)
+        found.append((prior.weights(), [row.model_dump(exclude={"seconds"}) for row in report.leaderboard]))
+    (alone, board), (at_once, same_board) = found
+    assert board == same_board
+    assert alone.keys() == at_once.keys()
+    assert all(torch.equal(value, at_once[name]) for name, value in alone.items())
+    run = connect().get_run(connect().get_model_version(report.model, report.version).run_id)
+    assert {"metric", "ridge", "similarity"} <= set(runs_below(run))
+    lasted = {name: below.info.end_time - below.info.start_time for name, below in runs_below(run).items()}
+    assert all(lasted[kind] >= 1000 * runs_below(run)[kind].data.metrics["seconds"] for kind in ("metric", "ridge"))
+
+
+def test_choice_is_the_same_whether_rehearsed_at_once_or_one_by_one():
+    own = [tuple(f"{name}-{number:02d}" for number in range(16)) for name in ("tools", "toys", "books")]
+    shops = [make_domain(f"shop-{n}", classes=own[n % 3], views=(TITLE, PICTURE), seed=n) for n in range(4)]
+    members = {kind: build_learner(kind) for kind in ("metric", "ridge")}
+    config = TrainConfig(steps=8, meta_batch=4, n_way=4, n_query=5, shots=(1, 3))
+    alone = learn_to_choose(members, shops, config).state_dict()
+    at_once = learn_to_choose(members, shops, config, progress.report, partial(side_by_side, at_once=2)).state_dict()
+    assert alone["slope"].any()
+    assert all(torch.equal(value, at_once[name]) for name, value in alone.items())
