@@ -23,7 +23,7 @@ class Settings(BaseSettings):
     lake_uri: str | None = Field(default=None, description="Delta tables; default HOME/lake")
     media_uri: str | None = Field(default=None, description="content-addressed media; default HOME/media")
     mlflow_uri: str | None = Field(default=None, description="MLflow server or database; default SQLite in HOME")
-    threads: int = Field(default=2, ge=1, description="CPU threads of one encoder, and learners trained at once")
+    threads: int = Field(default=2, ge=1, description="CPU threads of one encoder, and trainings at once")
     device: Literal["cpu", "cuda"] = Field(default="cpu", description="where learners are meta-trained")
     decode_workers: int = Field(default=2, ge=1, description="processes that decode media")
     decode_timeout_s: float = Field(default=30.0, gt=0, description="longest time one media file may take")

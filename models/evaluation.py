@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import Protocol, runtime_checkable
 
@@ -18,6 +19,7 @@ from data_contracts.configs import BenchmarkConfig, EpisodesConfig, TrainConfig
 from data_contracts.errors import EpisodeTooSmall
 from data_contracts.reports import BenchmarkRow
 from models.baselines import BestSingle, TunedLogreg, reference_learners, tune_logreg
+from models.calls import Run, one_by_one, report_of
 from models.catalogue import AUTO, auto_members, build_learner, learners_to_train, named_learners
 from models.episodes import EpisodeBatch, EpisodeSampler
 from models.features import DomainData
@@ -192,31 +194,44 @@ def run_protocol(
 
 
 def run_comparison(
-    config: BenchmarkConfig, domains: Mapping[str, DomainData], report: Report = lambda *_: None
+    config: BenchmarkConfig,
+    domains: Mapping[str, DomainData],
+    report: Report = lambda *_: None,
+    run: Run = one_by_one,
 ) -> Comparison:
     """Meta-train on the training domains and classes, then test on the rest, for every class split.
+
+    The calls that `run` is given are the splits.
 
     Raises:
         EpisodeTooSmall: too few classes are left to train or test on.
         ModelError: there is no such learner.
     """
     config = config.model_copy(update={"learners": named_learners(config.learners)})
+    seeds = config.split_seeds if not config.holdout_classes else (0,)
+    reports = [partial(report_of, f"split {seed}", report) if len(seeds) > 1 else report for seed in seeds]
+    splits = run([partial(_compare_on_split, config, domains, *one) for one in zip(seeds, reports, strict=True)])
+    trainings = {seed: found for seed, (_, found) in zip(seeds, splits, strict=True)}
+    seconds = {name: sum(found[name].seconds for found in trainings.values()) for name in trainings[seeds[0]]}
+    return Comparison.joined([part for parts, _ in splits for part in parts], seconds, trainings)
+
+
+def _compare_on_split(
+    config: BenchmarkConfig, domains: Mapping[str, DomainData], seed: int, report: Report
+) -> tuple[list[Comparison], dict[str, Training]]:
+    """Return a comparison for each shot, and how training went."""
     training, test = [domains[name] for name in config.train], [domains[name] for name in config.test]
-    parts: list[Comparison] = []
-    trainings: dict[int, dict[str, Training]] = {}
-    for seed in config.split_seeds if not config.holdout_classes else (0,):
-        classes = held_out_classes(
-            training, test, fraction=config.holdout_fraction, seed=seed, chosen=config.holdout_classes
-        )
-        check_classes(test, classes, config)
-        learners, trainings[seed] = trained_learners(config, training, classes, report)
-        tested = hide_views(test, config.missing, seed)
-        for shot in config.shots:
-            batches = [draw_episodes(domain, classes, shot, config, seed) for domain in tested]
-            answers = [compare(learners, episodes, report) for episodes in batches]
-            parts.append(Comparison.of(answers, split_seed=seed, shot=shot))
-    seconds = {name: sum(found[name].seconds for found in trainings.values()) for name in trainings[seed]}
-    return Comparison.joined(parts, seconds, trainings)
+    classes = held_out_classes(
+        training, test, fraction=config.holdout_fraction, seed=seed, chosen=config.holdout_classes
+    )
+    check_classes(test, classes, config)
+    learners, trainings = trained_learners(config, training, classes, report)
+    tested, parts = hide_views(test, config.missing, seed), []
+    for shot in config.shots:
+        batches = [draw_episodes(domain, classes, shot, config, seed) for domain in tested]
+        answers = [compare(learners, episodes, report) for episodes in batches]
+        parts.append(Comparison.of(answers, split_seed=seed, shot=shot))
+    return parts, trainings
 
 
 def trained_learners(

@@ -7,7 +7,7 @@ Their heads are not settled: half of the domains, trained so briefly, say too li
 what they said made `auto` choose worse.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -16,6 +16,7 @@ import torch
 
 from data_contracts.configs import TrainConfig
 from data_contracts.errors import ModelError
+from models.calls import Run, one_by_one
 from models.catalogue import build_learner
 from models.episodes import EpisodeBatch, EpisodeSampler
 from models.features import DomainData
@@ -30,14 +31,6 @@ DOMAINS = 3
 """Of every shot and share of missing views: so many domains, and so many episodes of each."""
 SHOTS = (1, 2, 5, 10)
 HIDDEN_SHARES = (0.0, 0.5)
-
-Run = Callable[[Sequence[Callable[[], list[Outcomes]]]], Iterable[list[Outcomes]]]
-"""Runs calls, in whatever order, and returns what they return in theirs."""
-
-
-def one_by_one(calls: Sequence[Callable[[], list[Outcomes]]]) -> Iterable[list[Outcomes]]:
-    """Run calls one after the other."""
-    return [call() for call in calls]
 
 
 @dataclass(frozen=True)
@@ -59,7 +52,7 @@ def learn_to_choose(
 ) -> Selector:
     """Learn to choose among learners that were trained on these domains with `config`.
 
-    The calls that `run` is given are the rehearsals, which do not need one another and report on their own.
+    The calls that `run` is given are the rehearsals.
 
     Shots, ways and the share of missing views vary, so that the choice can follow them. Where there is no rehearsal,
     because there is one domain or half of them have too few classes, the learners themselves are judged, on classes

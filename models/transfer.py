@@ -13,6 +13,7 @@ exchangeable with these, so what its sets cover is a finding.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -21,6 +22,7 @@ from data_contracts.configs import TrainConfig, TransferConfig
 from data_contracts.errors import EpisodeTooSmall, UnknownDomain
 from data_contracts.reports import EpisodeScore, TransferRow
 from models.baselines import ConcatLogreg
+from models.calls import Run, one_by_one, report_of
 from models.conformal import covered, prediction_sets, threshold
 from models.episodes import EpisodeBatch, EpisodeSampler
 from models.evaluation import (
@@ -63,22 +65,28 @@ class Transfer(NamedTuple):
 
 
 def run_transfer(
-    config: TransferConfig, domains: Mapping[str, DomainData], report: Report = lambda *_: None
+    config: TransferConfig,
+    domains: Mapping[str, DomainData],
+    report: Report = lambda *_: None,
+    run: Run = one_by_one,
 ) -> Transfer:
     """Leave out each domain that `config` names, or each there is, and measure what the others are worth to it.
 
-    A domain that was not named and has too few classes is skipped.
+    A domain that was not named and has too few classes is skipped. The calls that `run` is given are one for each
+    domain that is left out.
 
     Raises:
         UnknownDomain: a domain that was named is not there.
         EpisodeTooSmall: there are fewer than two domains; a named one, or every one, has too few classes.
     """
-    rows, (problems, skipped) = [], _problems(config, domains)
-    for number, problem in enumerate(problems):
-        report(number, len(problems), "leave one domain out")
-        rows += transfer_rows(problem, config, report)
-    report(len(problems), len(problems), "leave one domain out")
-    return Transfer(rows, skipped)
+    problems, skipped = _problems(config, domains)
+    found = run(
+        [
+            partial(transfer_rows, problem, config, partial(report_of, f"without {problem.test.domain}", report))
+            for problem in problems
+        ]
+    )
+    return Transfer([row for rows in found for row in rows], skipped)
 
 
 def leave_out(name: str, domains: Mapping[str, DomainData], config: TransferConfig) -> LeftOut:

@@ -16,6 +16,7 @@ from tasks.features import load_domain
 from tasks.lake import Lake, open_lake
 from tasks.lineage import lineage_tags
 from tasks.retries import is_transient
+from tasks.side_by_side import learn_side_by_side
 from tasks.tracking import tracked_run
 from tasks.train_learner import single_thread
 
@@ -40,7 +41,7 @@ def run_benchmark(lake: Lake, config: BenchmarkConfig) -> BenchmarkReport:
     name = f"{len(config.learners)} learners on {', '.join(config.test)}"
     with tracked_run("benchmark", name, config.model_dump(mode="json"), lineage_tags(domains.values())) as run:
         with single_thread():
-            comparison = run_comparison(config, domains, progress.report)
+            comparison = run_comparison(config, domains, progress.report, learn_side_by_side)
         board = log_comparison(run, "benchmark", comparison, config.learners)
     return BenchmarkReport(
         protocol=config, rows=comparison.rows, leaderboard=board, seconds=time.perf_counter() - started

@@ -16,6 +16,7 @@ from threading import Event
 from typing import Any, BinaryIO, TypeVar, cast
 
 from data_contracts.errors import ModelError
+from data_contracts.settings import get_settings
 from tasks import progress
 
 Result = TypeVar("Result")
@@ -26,6 +27,12 @@ LOOK_EVERY_S = 0.2
 _WORK = "from tasks.side_by_side import work; work()"
 _NOW, _DONE, _FAILED = "now", "done", "failed"
 """What a process tells: how far it is, what its call returned, or the error it raised."""
+
+
+def learn_side_by_side(calls: Sequence[Callable[[], Result]], /) -> list[Result]:
+    """Run calls that learn, as many at a time as threads may be used; a GPU is given one after the other."""
+    settings = get_settings()
+    return side_by_side(calls, settings.threads if settings.device == "cpu" else 1)
 
 
 def side_by_side(calls: Sequence[Callable[[], Result]], at_once: int) -> list[Result]:
@@ -73,7 +80,7 @@ class _Company:
                 with cast(BinaryIO, process.stdin) as calls:
                     pickle.dump(call, calls, pickle.HIGHEST_PROTOCOL)
                 return self._listen_to(process)
-            except (BrokenPipeError, EOFError) as exc:
+            except (BrokenPipeError, EOFError, pickle.UnpicklingError) as exc:
                 raise ModelError(
                     f"A process that learned ended with code {process.wait()}, as happens when memory runs out. Set "
                     "METAFUSE_THREADS=1, so that one learner is trained at a time, and start again: the steps up to "
@@ -118,11 +125,11 @@ def _start() -> subprocess.Popen[bytes]:
 
 def work() -> None:
     """Run the call on standard input; what it reports and returns goes to standard output, and nothing else."""
-    import torch
-
-    torch.set_num_threads(1)
     with os.fdopen(os.dup(1), "wb") as told:
         os.dup2(2, 1)
+        import torch
+
+        torch.set_num_threads(1)
 
         def tell(kind: str, content: Any) -> None:
             pickle.dump((kind, content), told, pickle.HIGHEST_PROTOCOL)

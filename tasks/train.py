@@ -7,7 +7,7 @@ choose among learners anew. Of many runs at once, one works and the others get i
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -40,7 +40,7 @@ from tasks.figures import learning_curves
 from tasks.lake import Lake, open_lake
 from tasks.lineage import fingerprint, lineage_tags
 from tasks.retries import is_transient
-from tasks.side_by_side import Result, side_by_side
+from tasks.side_by_side import learn_side_by_side
 from tasks.tracking import RunLog, tracked_run
 from tasks.train_learner import Trained, made_of, single_thread, train_learner
 
@@ -176,7 +176,7 @@ def _train_all(
 ) -> tuple[dict[str, Trained], dict[str, RunLog]]:
     """Train learners, and keep what is known of each in a run of its own below the open one."""
     calls = [partial(train_learner, kind, domains, config, checkpoint) for kind, checkpoint in checkpoints.items()]
-    trained, runs = dict(zip(checkpoints, _side_by_side(calls), strict=True)), {}
+    trained, runs = dict(zip(checkpoints, learn_side_by_side(calls), strict=True)), {}
     for kind, found in trained.items():
         description = (kind, config.model_dump(mode="json"), learner_tags(kind))
         with tracked_run("meta-train", *description, lasted_s=found.seconds_now) as run:
@@ -185,12 +185,6 @@ def _train_all(
             run.figure("training", learning_curves({kind: found.curve}))
         runs[kind] = run
     return trained, runs
-
-
-def _side_by_side(calls: Sequence[Callable[[], Result]]) -> list[Result]:
-    """Run calls that learn, as many at a time as threads may be used; a GPU is given one after the other."""
-    settings = get_settings()
-    return side_by_side(calls, settings.threads if settings.device == "cpu" else 1)
 
 
 def _priors(
@@ -205,7 +199,7 @@ def _priors(
         started = time.perf_counter()
         members = {kind: learners.pop(kind) for kind in auto_members(config.learners)}
         with single_thread():
-            selector = learn_to_choose(members, domains, fitted, progress.report, _side_by_side)
+            selector = learn_to_choose(members, domains, fitted, progress.report, learn_side_by_side)
         priors[AUTO] = AutoLearner(members, selector, learners)
         seconds[AUTO] = time.perf_counter() - started + sum(seconds[kind] for kind in members)
     for found in trained.values():

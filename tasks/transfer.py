@@ -16,6 +16,7 @@ from tasks.contracts import contract_in_force
 from tasks.lake import Lake, open_lake
 from tasks.lineage import lineage_tags
 from tasks.retries import is_transient
+from tasks.side_by_side import learn_side_by_side
 from tasks.tracking import tracked_run
 from tasks.train import load_training_domains
 from tasks.train_learner import single_thread
@@ -43,7 +44,7 @@ def measure_transfer(lake: Lake, config: TransferConfig) -> TransferReport:
     tags = lineage_tags(domains.values())
     with tracked_run("transfer", f"transfer over {len(domains)} domains", config.model_dump(mode="json"), tags) as run:
         with single_thread():
-            rows, skipped = run_transfer(config, domains, progress.report)
+            rows, skipped = run_transfer(config, domains, progress.report, learn_side_by_side)
         seconds = time.perf_counter() - started
         report = TransferReport(protocol=config, rows=tuple(rows), skipped=skipped, seconds=seconds)
         for row in rows:

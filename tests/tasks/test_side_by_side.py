@@ -13,12 +13,14 @@ from mlflow_runs import runs_below
 from synthetic import PICTURE, TITLE, make_domain
 from torch import Tensor
 
-from data_contracts.configs import MetaTrainConfig, TrainConfig
+from data_contracts.configs import BenchmarkConfig, MetaTrainConfig, TrainConfig, TransferConfig
 from data_contracts.errors import EpisodeTooSmall, ModelError
 from data_contracts.settings import get_settings
 from deployments.processes import descendants
 from models.catalogue import build_learner
+from models.evaluation import run_comparison, run_protocol
 from models.rehearsal import learn_to_choose
+from models.transfer import run_transfer
 from tasks import progress, registry
 from tasks.lake import open_lake
 from tasks.side_by_side import side_by_side
@@ -119,3 +121,20 @@ def test_choice_is_the_same_whether_rehearsed_at_once_or_one_by_one():
     at_once = learn_to_choose(members, shops, config, progress.report, partial(side_by_side, at_once=2)).state_dict()
     assert alone["slope"].any()
     assert all(torch.equal(value, at_once[name]) for name, value in alone.items())
+
+
+def test_comparison_and_transfer_are_the_same_at_once_or_one_by_one():
+    shops = {f"shop-{n}": make_domain(f"shop-{n}", classes=24, views=(TITLE, PICTURE), seed=n) for n in range(3)}
+    training = TrainConfig(steps=2, meta_batch=2, n_way=2, shots=(1,), n_query=3)
+    size = {"learners": ("ridge",), "n_way": 2, "shots": (1,), "episodes": 5, "training": training}
+    compared = BenchmarkConfig(train=("shop-0", "shop-1"), test=("shop-2",), split_seeds=(0, 1), **size)
+    transferred = TransferConfig(**size)
+    at_once, heard = partial(side_by_side, at_once=2), set()
+    with progress.listening(lambda done, total, what: heard.add(what)):
+        rows = run_comparison(compared, shops, progress.report, at_once).rows
+        assert run_transfer(transferred, shops, progress.report, at_once) == run_transfer(transferred, shops)
+    timeless = [
+        [row.model_dump(exclude={"cpu_s_per_1000"}) for row in found] for found in (rows, run_protocol(compared, shops))
+    ]
+    assert timeless[0] == timeless[1]
+    assert {"split 0: meta-train ridge", "split 1: meta-train ridge", "without shop-2: meta-train ridge"} <= heard
