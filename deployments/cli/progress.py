@@ -8,6 +8,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from tasks.progress import listening
 
+MOST_BARS = 8
+"""Of these, ended ones give way to new ones; as many as are under way are shown."""
+
 
 @contextmanager
 def shown_progress() -> Iterator[None]:
@@ -38,10 +41,20 @@ class Bars:
         self.progress.start()
         is_done = 0 < total <= done
         if what in self.ended and not is_done:  # it is done once more
-            self.progress.remove_task(self.numbers.pop(what))
-            self.ended.remove(what)
+            self._remove(what)
         if what not in self.numbers:
+            self._make_room()
             self.numbers[what] = self.progress.add_task(what, total=total or None)
         self.progress.update(self.numbers[what], completed=done, total=total or None)
         if is_done:
             self.ended.add(what)
+
+    def _make_room(self) -> None:
+        """Take away the oldest bar that has ended if there are many."""
+        oldest = next((what for what in self.numbers if what in self.ended), None)
+        if len(self.numbers) >= MOST_BARS and oldest is not None:
+            self._remove(oldest)
+
+    def _remove(self, what: str) -> None:
+        self.progress.remove_task(self.numbers.pop(what))
+        self.ended.remove(what)

@@ -29,6 +29,18 @@ def test_what_is_done_once_more_gets_a_bar_that_moves():
     assert [(task.completed, task.total, task.finished) for task in display.tasks] == [(1, 1, True)]
 
 
+def test_ended_bars_give_way_where_there_are_many():
+    display = Progress(console=Console(file=io.StringIO()), disable=True)
+    bars = Bars(display)
+    bars(0, 2, "goes on")
+    for number in range(20):
+        bars(1, 1, f"done {number}")
+    assert [task.description for task in display.tasks] == ["goes on", *(f"done {number}" for number in range(13, 20))]
+    for number in range(20):
+        bars(0, 1, f"goes on {number}")
+    assert [task.description for task in display.tasks] == ["goes on", *(f"goes on {number}" for number in range(20))]
+
+
 def test_nothing_is_shown_when_nobody_is_watching(capsys):
     with shown_progress():
         progress.report(1, 2, "read")
