@@ -49,10 +49,10 @@ def prefect_server(module: str) -> Iterator[None]:
         service.stop(STOP_LIMIT_S)
         yield
         return
-    os.environ["PREFECT_API_URL"] = url
-    _read_settings_again()
     import_module(module)
     wait_until(service, Probe(f"{url}/health", PATIENCE_S), limit_s=START_LIMIT_S)
+    os.environ["PREFECT_API_URL"] = url
+    _read_settings_again()
     from tasks.events import use_brief_server
 
     use_brief_server(url)

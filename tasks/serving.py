@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 """Column name to raw value; media as base64."""
 
+LARGEST_WHOLE = 2**53
+"""Up to this a float holds every whole number."""
+
 _WORDS = {
     "integer": "a whole number",
     "number": "a finite number",
@@ -94,7 +97,7 @@ class Scorer:
         for number, row in enumerate(rows):
             for name in names:
                 value = row.get(name)
-                if isinstance(value, list | tuple | dict | np.ndarray):
+                if pd.api.types.is_list_like(value):
                     raise _wrong_cell(name, number, "one value", value)
                 if isinstance(value, str) and not is_unicode(value):
                     raise _wrong_cell(name, number, "text in Unicode", value)
@@ -229,14 +232,15 @@ def _is_given(value: Any) -> bool:
 def _text(value: Any) -> str | None:
     """Return a value as the text that ingest would read in its place.
 
-    A data frame makes a whole number beside a missing one a float; as text it is a whole number again.
+    A whole number is written without a fraction: a data frame makes a float of one that is beside a missing one.
     """
     if not _is_given(value):
         return None
     if isinstance(value, bool | np.bool_):
         return str(value).lower()
-    is_whole = isinstance(value, float | np.floating) and float(value).is_integer()
-    return str(int(value)) if is_whole else str(value)
+    if isinstance(value, float | np.floating) and float(value).is_integer() and abs(float(value)) < LARGEST_WHOLE:
+        return str(int(value))
+    return str(value)
 
 
 def _wrong_cell(column: str, row: int, needed: str, value: Any) -> ContractError:

@@ -8,11 +8,12 @@ import os
 import pickle
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from queue import SimpleQueue
-from threading import Event
+from threading import Event, Thread
 from typing import Any, BinaryIO, TypeVar, cast
 
 from data_contracts.errors import ModelError
@@ -24,15 +25,16 @@ Result = TypeVar("Result")
 LOOK_EVERY_S = 0.2
 """How long a report of progress may wait to be passed on."""
 
-_WORK = "from tasks.side_by_side import work; work()"
+_WORK = "import os; told = os.dup(1); os.dup2(2, 1); from tasks.side_by_side import work; work(told)"
+"""What is printed goes to standard error."""
+
 _NOW, _DONE, _FAILED = "now", "done", "failed"
 """What a process tells: how far it is, what its call returned, or the error it raised."""
 
 
 def learn_side_by_side(calls: Sequence[Callable[[], Result]], /) -> list[Result]:
-    """Run calls that learn, as many at a time as threads may be used; a GPU is given one after the other."""
-    settings = get_settings()
-    return side_by_side(calls, settings.threads if settings.device == "cpu" else 1)
+    """Run calls that learn on the CPU, as many at a time as threads may be used."""
+    return side_by_side(calls, get_settings().threads)
 
 
 def side_by_side(calls: Sequence[Callable[[], Result]], at_once: int) -> list[Result]:
@@ -77,24 +79,27 @@ class _Company:
             if self.is_stopped.is_set():
                 process.kill()
             try:
-                with cast(BinaryIO, process.stdin) as calls:
-                    pickle.dump(call, calls, pickle.HIGHEST_PROTOCOL)
-                return self._listen_to(process)
+                calls = cast(BinaryIO, process.stdin)  # stays open: its end ends the process
+                pickle.dump(call, calls, pickle.HIGHEST_PROTOCOL)
+                calls.flush()
+                is_error, told = self._listen_to(process)
             except (BrokenPipeError, EOFError, pickle.UnpicklingError) as exc:
+                process.kill()
                 raise ModelError(
-                    f"A process that learned ended with code {process.wait()}, as happens when memory runs out. Set "
-                    "METAFUSE_THREADS=1, so that one learner is trained at a time, and start again: the steps up to "
-                    "the last checkpoint are kept.",
+                    f"A process that worked beside others ended with code {process.wait()}. If that was for lack of "
+                    "memory (code -9), set METAFUSE_THREADS=1, so that one works at a time, and start again.",
                     code=process.returncode,
                 ) from exc
+        if is_error:
+            raise told
+        return told
 
-    def _listen_to(self, process: subprocess.Popen[bytes]) -> Any:
+    def _listen_to(self, process: subprocess.Popen[bytes]) -> tuple[bool, Any]:
+        """Note what a process reports; returns whether it ended with an error, and the error or the result."""
         while True:
             kind, told = pickle.load(cast(BinaryIO, process.stdout))
-            if kind == _DONE:
-                return told
-            if kind == _FAILED:
-                raise told
+            if kind != _NOW:
+                return kind == _FAILED, told
             self.reports.put(told)
 
     def wait_for(self, futures: Sequence[Any]) -> Any:
@@ -123,22 +128,40 @@ def _start() -> subprocess.Popen[bytes]:
     )
 
 
-def work() -> None:
-    """Run the call on standard input; what it reports and returns goes to standard output, and nothing else."""
-    with os.fdopen(os.dup(1), "wb") as told:
-        os.dup2(2, 1)
-        import torch
+def work(descriptor: int) -> None:
+    """Run the call on standard input; what it reports and returns goes to a file of this process."""
+    import torch
 
-        torch.set_num_threads(1)
+    torch.set_num_threads(1)
+    with os.fdopen(descriptor, "wb") as told:
 
         def tell(kind: str, content: Any) -> None:
-            pickle.dump((kind, content), told, pickle.HIGHEST_PROTOCOL)
+            told.write(pickle.dumps((kind, content), pickle.HIGHEST_PROTOCOL))
             told.flush()
 
         try:
+            call = pickle.load(sys.stdin.buffer)
+            Thread(target=_end_with_input, daemon=True).start()
             with progress.listening(lambda *now: tell(_NOW, now)):
-                result = pickle.load(sys.stdin.buffer)()
-        except Exception as exc:
-            tell(_FAILED, exc)
-        else:
+                result = call()
             tell(_DONE, result)
+        except Exception as exc:
+            tell(_FAILED, _as_stored(exc))
+
+
+def _end_with_input() -> None:
+    """End this process with the one that started it."""
+    while os.read(0, 1):
+        pass
+    os._exit(1)
+
+
+def _as_stored(error: Exception) -> Exception:
+    """Return an error as pickle can store it, with the traceback of this process."""
+    text = "".join(traceback.format_exception(error))
+    error.add_note(text)
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(text)
+    return error

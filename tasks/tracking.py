@@ -103,25 +103,17 @@ class RunLog:
 
 
 @contextmanager
-def tracked_run(
-    kind: str, name: str, config: Mapping[str, Any], tags: Mapping[str, str], *, lasted_s: float = 0.0
-) -> Iterator[RunLog]:
+def tracked_run(kind: str, name: str, config: Mapping[str, Any], tags: Mapping[str, str]) -> Iterator[RunLog]:
     """Open a run `name` in the experiment `metafuse/<kind>`; it is marked failed if the body raises.
 
-    Within the body of another it is a run below that one. What it tells of may have lasted some time already.
+    Within the body of another it is a run below that one.
     """
     import mlflow
-    from mlflow.tracking.context.registry import resolve_tags
-    from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
     client = connect()
     with translated_errors(f"experiment metafuse/{kind}"):
         experiment = find_experiment(client, f"metafuse/{kind}")
-        above = mlflow.active_run()
-        parent = {} if above is None else {MLFLOW_PARENT_RUN_ID: above.info.run_id}
-        began = int(1000 * (time.time() - lasted_s))
-        created = client.create_run(experiment, began, resolve_tags({**tags, **parent}), name)
-        run = mlflow.start_run(run_id=created.info.run_id, nested=True)
+        run = mlflow.start_run(experiment_id=experiment, run_name=name, tags=dict(tags), nested=True)
     with run:
         log = RunLog(client, run.info.run_id)
         with translated_errors(f"run {name}"):
@@ -129,6 +121,23 @@ def tracked_run(
         yield log
         with translated_errors(f"run {name}"):
             log.flush()
+
+
+def past_run(kind: str, name: str, config: Mapping[str, Any], tags: Mapping[str, str], *, lasted_s: float) -> RunLog:
+    """Return a run of something that took so long and is over now, below the open run; numbers are sent by `flush`."""
+    import mlflow
+    from mlflow.entities import Param
+    from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+
+    client, above = connect(), mlflow.active_run()
+    parent = {} if above is None else {MLFLOW_PARENT_RUN_ID: above.info.run_id}
+    ended = int(1000 * time.time())
+    with translated_errors(f"run {name}"):
+        experiment = find_experiment(client, f"metafuse/{kind}")
+        run = client.create_run(experiment, ended - int(1000 * lasted_s), {**tags, **parent}, name)
+        client.log_batch(run.info.run_id, params=[Param(*entry) for entry in _flat(config)])
+        client.set_terminated(run.info.run_id, end_time=ended)
+    return RunLog(client, run.info.run_id)
 
 
 def find_experiment(client: "MlflowClient", name: str) -> str:

@@ -40,8 +40,8 @@ from tasks.figures import learning_curves
 from tasks.lake import Lake, open_lake
 from tasks.lineage import fingerprint, lineage_tags
 from tasks.retries import is_transient
-from tasks.side_by_side import learn_side_by_side
-from tasks.tracking import RunLog, tracked_run
+from tasks.side_by_side import learn_side_by_side, side_by_side
+from tasks.tracking import RunLog, past_run, tracked_run
 from tasks.train_learner import Trained, made_of, single_thread, train_learner
 
 
@@ -174,15 +174,18 @@ def _remove(checkpoints: Iterable[Path]) -> None:
 def _train_all(
     domains: Sequence[DomainData], config: TrainConfig, checkpoints: Mapping[str, Path]
 ) -> tuple[dict[str, Trained], dict[str, RunLog]]:
-    """Train learners, and keep what is known of each in a run of its own below the open one."""
+    """Train learners and then keep what is known of each in a run of its own below the open one."""
     calls = [partial(train_learner, kind, domains, config, checkpoint) for kind, checkpoint in checkpoints.items()]
-    trained, runs = dict(zip(checkpoints, learn_side_by_side(calls), strict=True)), {}
+    settings = get_settings()
+    at_once = settings.threads if settings.device == "cpu" else 1
+    trained, runs = dict(zip(checkpoints, side_by_side(calls, at_once), strict=True)), {}
     for kind, found in trained.items():
         description = (kind, config.model_dump(mode="json"), learner_tags(kind))
-        with tracked_run("meta-train", *description, lasted_s=found.seconds_now) as run:
-            log_curve(run, found.curve)
-            run.metrics({"untrained_accuracy": found.untrained_accuracy, "resumed_from": found.resumed_from})
-            run.figure("training", learning_curves({kind: found.curve}))
+        run = past_run("meta-train", *description, lasted_s=found.seconds_now)
+        log_curve(run, found.curve)
+        run.metrics({"untrained_accuracy": found.untrained_accuracy, "resumed_from": found.resumed_from})
+        run.figure("training", learning_curves({kind: found.curve}))
+        run.flush()
         runs[kind] = run
     return trained, runs
 

@@ -176,7 +176,7 @@ def test_cell_that_is_not_of_its_type_is_refused_with_its_row(scorer: Scorer, co
 
 
 @pytest.mark.parametrize("column", ["title", "picture", "weight", "note"])
-@pytest.mark.parametrize("value", [[1], {"a": 1}, "\ud800"])
+@pytest.mark.parametrize("value", [[1], {"a": 1}, {1}, "\ud800"])
 def test_cell_that_is_not_one_value_in_unicode_is_refused_with_its_row(scorer: Scorer, column: str, value: Any):
     with pytest.raises(ContractError, match=f"column '{column}' of row 1 of the request must be (one value|text in)"):
         scorer.answer([{}, {column: value}])
