@@ -97,12 +97,12 @@ def test_what_has_no_company_runs_here(calls, at_once):
 
 
 def test_error_of_one_stops_the_others_and_keeps_its_facts():
-    started = time.monotonic()
+    started, before = time.monotonic(), set(descendants(os.getpid()))
     with pytest.raises(EpisodeTooSmall, match="too few") as caught:
         side_by_side([partial(refuse, 0.0), partial(time.sleep, 100)], at_once=2)
     assert caught.value.classes == 3
     assert time.monotonic() - started < 60
-    assert descendants(os.getpid()) == []
+    assert set(descendants(os.getpid())) <= before
 
 
 @pytest.mark.parametrize(
