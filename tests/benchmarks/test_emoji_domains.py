@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from unittest.mock import patch
 
 import accuracy
@@ -31,7 +30,7 @@ TEST = "noto-ru"
 def emoji_lake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lake]:
     """Five of the domains, of four hundred emoji each."""
     with patch.dict(os.environ, METAFUSE_THREADS="1"):
-        home: Path = use_home(tmp_path_factory.mktemp("emoji") / "home").home
+        home = use_home(tmp_path_factory.mktemp("emoji") / "home").home
         lake, media = open_lake(), open_media()
         for sample in build_emoji(home / "sources", items=400):
             if sample.domain in (*TRAINING, TEST):
