@@ -14,13 +14,12 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from threading import Event, Thread
-from typing import Any, BinaryIO, TypeVar, cast
+from typing import Any, BinaryIO, cast
 
 from data_contracts.errors import ModelError
 from data_contracts.settings import get_settings
+from models.calls import Result, one_by_one
 from tasks import progress
-
-Result = TypeVar("Result")
 
 LOOK_EVERY_S = 0.2
 """How long a report of progress may wait to be passed on."""
@@ -48,7 +47,7 @@ def side_by_side(calls: Sequence[Callable[[], Result]], at_once: int) -> list[Re
         ModelError: a process was killed, as one is that asks for more memory than there is.
     """
     if min(at_once, len(calls)) < 2:
-        return [call() for call in calls]
+        return one_by_one(calls)
     company = _Company()
     with ThreadPoolExecutor(at_once) as threads:
         futures = [threads.submit(company.run, call) for call in calls]
