@@ -9,6 +9,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
+from models.pool import Pool, centre, pool_rows
+
 
 @dataclass(frozen=True)
 class ViewSpec:
@@ -25,7 +27,7 @@ class ViewSpec:
         return self.modality == "tabular"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DomainData:
     """All items of one domain: one feature matrix per view, a presence mask, and the labels that are known.
 
@@ -49,10 +51,34 @@ class DomainData:
     @cached_property
     def means(self) -> dict[str, Float[Tensor, " _"]]:
         """Mean of each view's unit-norm features over the items that have it, zero if none has; labels play no part."""
+        if self._whole is not self:
+            return self._whole.means
         shares = self.presence / self.presence.sum(0).clamp(min=1)
         return {
             view.name: share @ normalize(self.features[view.name], dim=-1)
             for view, share in zip(self.views, shares.T, strict=True)
+        }
+
+    @cached_property
+    def pool_rows(self) -> Int[Tensor, " pool"]:
+        """Rows of the items that serve as neighbours of others."""
+        return pool_rows(len(self)).to(self.labels.device)
+
+    @cached_property
+    def pool(self) -> Pool:
+        """Those items with all of their views, also of those that are hidden: `in_pool` says which are not."""
+        return Pool(self.centred(self.pool_rows)) if self._whole is self else self._whole.pool
+
+    @property
+    def in_pool(self) -> Bool[Tensor, "pool view"]:
+        """Which views the items of the pool have that are not hidden."""
+        return self.pool.has_view & self.presence[self.pool_rows]
+
+    def centred(self, rows: Int[Tensor, " row"]) -> dict[str, Float[Tensor, "row _"]]:
+        """Return every view of the given rows as unit-norm items about the mean, zero where it is absent."""
+        return {
+            view.name: centre(self.features[view.name][rows], self.means[view.name], self.presence[rows, number])
+            for number, view in enumerate(self.views)
         }
 
     @cached_property
@@ -89,7 +115,7 @@ class DomainData:
 
     def with_presence(self, presence: Bool[Tensor, "item view"]) -> "DomainData":
         """Return the same items with some views hidden; nothing is copied, and the means stay those of all items."""
-        return self._with_means(replace(self, presence=presence))
+        return self._part_of_whole(replace(self, presence=presence))
 
     def with_view_dropout(self, rate: float, generator: torch.Generator) -> "DomainData":
         """Return the same items with each view hidden at that rate; an item that would lose all keeps one.
@@ -115,8 +141,14 @@ class DomainData:
         kept = self.presence.flatten().index_fill(0, unlucky[: round(share * int(self.presence.sum()))], False)
         return self.with_presence(kept.view_as(self.presence))
 
-    def _with_means(self, changed: "DomainData") -> "DomainData":
-        changed.__dict__["means"] = self.means
+    @property
+    def _whole(self) -> "DomainData":
+        """The domain of which these are the items, with some views or labels hidden."""
+        whole: DomainData = self.__dict__.get("whole", self)
+        return whole
+
+    def _part_of_whole(self, changed: "DomainData") -> "DomainData":
+        changed.__dict__["whole"] = self._whole
         return changed
 
     def _draw_luck(self, generator: torch.Generator) -> Float[Tensor, "item view"]:
@@ -131,7 +163,7 @@ class DomainData:
         """Return the same items with only `classes` labelled: every other label becomes -1, and the means stay."""
         lookup = {name: index for index, name in enumerate(classes)}
         mapping = torch.tensor([lookup.get(name, -1) for name in self.classes] + [-1], device=self.labels.device)
-        return self._with_means(replace(self, classes=classes, labels=mapping[self.labels]))
+        return self._part_of_whole(replace(self, classes=classes, labels=mapping[self.labels]))
 
     def without_classes(self, classes: Iterable[str]) -> "DomainData":
         """Return the same items with none of `classes` known: their labels become -1."""

@@ -7,6 +7,7 @@ learner, one domain model and one stored form serve every family whose answer is
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -16,7 +17,6 @@ from torch import Tensor, nn
 from models.episodes import EpisodeBatch, one_hot, shots_of
 from models.features import DomainData, ViewSpec
 from models.fusion import ViewWeights, modality_numbers
-from models.geometry import centre, centred_views, has_view
 from models.grams import (
     EpisodeGrams,
     LabelledItems,
@@ -33,7 +33,8 @@ from models.heads import (
     WeighingHead,
     query_loss,
 )
-from models.placement import Placement, centred_pool
+from models.placement import Placement
+from models.pool import Pool, centre, has_view
 from models.settling import Asked, drop_unless_it_pays, keep, settle_strengths
 from models.strength import ByShot
 from models.temperature import Temperature, Uncalibrated
@@ -71,8 +72,7 @@ class FusedLearner(nn.Module):
     def meet(self, domains: Sequence[DomainData]) -> None:
         """Count the modalities that any item of the domains has among those that training has met."""
         for domain in domains:
-            _, pool = centred_pool(domain)
-            self.view_weights.meet(modality_numbers(domain.views)[has_view(pool).any(0).cpu()])
+            self.view_weights.meet(modality_numbers(domain.views)[domain.in_pool.any(0).cpu()])
 
     def fit_statistics(self, domains: Sequence[DomainData], classes: tuple[str, ...]) -> None:
         """Fit what needs no gradient: the within-class scatter of each shared encoder, and what the head asks for."""
@@ -170,20 +170,21 @@ class FusedLearner(nn.Module):
         self, domain: DomainData, rows: Int[Tensor, " row"], shot: Float[Tensor, ""]
     ) -> dict[str, Float[Tensor, "row _"]]:
         """Place rows of a domain as episodes of the given shot need them."""
-        pool_numbers, pool = centred_pool(domain)
-        return self.place(domain.views, centred_views(domain, rows), pool, rows[:, None] == pool_numbers, shot)
+        at = torch.full_like(domain.labels, -1).index_copy(0, domain.pool_rows, torch.arange(len(domain.pool)).to(rows))
+        return self.place(domain.views, domain.centred(rows), at[rows], domain.pool, domain.in_pool, shot)
 
     def place(
         self,
         views: tuple[ViewSpec, ...],
         rows: Mapping[str, Float[Tensor, "row _"]],
-        pool: Mapping[str, Float[Tensor, "pool _"]],
-        is_same: Bool[Tensor, "row pool"],
+        at: Int[Tensor, " row"],
+        pool: Pool,
+        in_pool: Bool[Tensor, "pool view"],
         shot: Float[Tensor, ""],
     ) -> dict[str, Float[Tensor, "row _"]]:
-        """Place centred rows among a centred pool, whose views are weighed before any label is seen."""
-        weights = self.view_weights.prior(modality_numbers(views), has_view(pool).any(0))
-        return self.placement.place(views, rows, pool, is_same, weights, shot)
+        """Place centred rows among a pool, whose views are weighed before any label is seen."""
+        weights = self.view_weights.prior(modality_numbers(views), in_pool.any(0))
+        return self.placement.place(views, rows, at, pool, in_pool, weights, shot)
 
     def adapt(self, domain: DomainData, support: Int[Tensor, " support"]) -> "FusedModel":
         """Adapt to one domain from its labelled rows `support`; training on later does not touch the result."""
@@ -222,6 +223,11 @@ class FusedModel:
         self.tensors = dict(tensors)
         self.pool_ids = pool_ids
 
+    @cached_property
+    def pool(self) -> Pool:
+        """The domain's items as they were when it was adapted to."""
+        return Pool({view.name: self.tensors[f"pool/{view.name}"].float() for view in self.views})
+
     @property
     def view_weights(self) -> dict[str, float]:
         """Share of the decision that each view carries; shares sum to 1.
@@ -232,7 +238,7 @@ class FusedModel:
         head = self.learner.head
         with torch.no_grad():
             if isinstance(head, WeighingHead):
-                grams = self._grams(self._placed_pool(), has_view(self._pool()))
+                grams = self._grams(self._placed_pool(), self.pool.has_view)
                 shares = head.reweigh(grams, self._weights(grams))[0].reshape(len(self.views), -1).sum(1)
                 weights = shares / shares.sum().clamp(min=1e-6)
             else:
@@ -333,17 +339,13 @@ class FusedModel:
         return self._placed(rows, at)
 
     def _placed_pool(self) -> dict[str, Float[Tensor, "pool _"]]:
-        return self._placed(self._pool(), torch.arange(len(self.pool_ids), device=self.tensors["labels"].device))
+        return self._placed(self.pool.views, torch.arange(len(self.pool_ids), device=self.tensors["labels"].device))
 
     def _placed(
         self, rows: Mapping[str, Float[Tensor, "item _"]], at: Int[Tensor, " item"]
     ) -> dict[str, Float[Tensor, "item _"]]:
         """Place centred rows, which the pool holds `at` these positions, -1 if it does not."""
-        is_same = at[:, None] == torch.arange(len(self.pool_ids), device=at.device)
-        return self.learner.place(self.views, rows, self._pool(), is_same, self.tensors["shot"])
-
-    def _pool(self) -> dict[str, Float[Tensor, "pool _"]]:
-        return {view.name: self.tensors[f"pool/{view.name}"].float() for view in self.views}
+        return self.learner.place(self.views, rows, at, self.pool, self.pool.has_view, self.tensors["shot"])
 
     def _grams_of(self, data: DomainData) -> EpisodeGrams:
         """Return one episode that asks for all items of `data`."""
@@ -395,15 +397,14 @@ def fit_model(learner: FusedLearner, domain: DomainData, support: Int[Tensor, " 
     """Place the support and keep what is needed to place further items the same way."""
     labels = domain.labels[support]
     shot = shots_of(one_hot(labels, len(domain.classes)))
-    pool_numbers, pool = centred_pool(domain)
     placed = learner.placed(domain, support, shot)
     tensors = {
         "shot": shot,
         "labels": labels,
         "came_with": domain.presence[support],
         **{f"mean/{name}": mean for name, mean in domain.means.items()},
-        **{f"pool/{name}": items.half() for name, items in pool.items()},
+        **{f"pool/{name}": items.half() for name, items in domain.pool.masked(domain.in_pool).items()},
         **{f"support/{name}": items for name, items in placed.items()},
     }
-    pool_ids = tuple(domain.item_ids[row] for row in pool_numbers.tolist())
+    pool_ids = tuple(domain.item_ids[row] for row in domain.pool_rows.tolist())
     return FusedModel(learner, domain.views, domain.classes, tensors, pool_ids)

@@ -4,8 +4,10 @@ Every step has a strength, and at strength zero leaves items where they are, so 
 as nearest centroid and departs from it only as far as training on other domains and classes supports.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from types import MappingProxyType
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -13,35 +15,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from models.features import DomainData
+from models.pool import ROUNDING, centre
 
 SHRINKAGE = 0.5
 """Weight of the identity in the within-class covariance (Ledoit and Wolf, 2004, with a fixed intensity)."""
-
-ROUNDING = 1e-5
-"""Unit-norm items nearer than this to their mean differ from it by rounding alone."""
-
-
-def centre(
-    features: Float[Tensor, "item dim"], mean: Float[Tensor, " dim"], is_present: Bool[Tensor, " item"]
-) -> Float[Tensor, "item dim"]:
-    """Return unit-norm items about their domain's mean; zero where the view is absent or no different from the mean."""
-    offset = normalize(features, dim=-1) - mean
-    length = torch.linalg.vector_norm(offset, dim=-1, keepdim=True)
-    is_apart = is_present.unsqueeze(-1) & (length > ROUNDING)
-    return offset * torch.where(is_apart, 1 / length, 0.0)
-
-
-def centred_views(domain: DomainData, rows: Int[Tensor, " row"]) -> dict[str, Float[Tensor, "row _"]]:
-    """Return every view of the given rows, centred by the domain's own unlabelled mean."""
-    return {
-        view.name: centre(domain.features[view.name][rows], domain.means[view.name], domain.presence[rows, number])
-        for number, view in enumerate(domain.views)
-    }
-
-
-def has_view(views: Mapping[str, Float[Tensor, "row _"]]) -> Bool[Tensor, "row view"]:
-    """Say which views items have: a row is of length 1, or zero where the view is absent."""
-    return torch.stack([torch.linalg.vector_norm(items.detach(), dim=-1) > 0.5 for items in views.values()], dim=-1)
 
 
 @dataclass(frozen=True)
@@ -59,22 +36,28 @@ class WithinClassBasis:
         """Shrink the leading directions by `ratios ** (-power / 2)`: 0 changes nothing, 1 whitens fully."""
         return normalize(items + ((items @ self.directions) * self._gain(power)) @ self.directions.T, dim=-1)
 
-    def lengths(self, items: Float[Tensor, "item dim"], power: Float[Tensor, ""]) -> Float[Tensor, "item 1"]:
-        """Return how long items of length 1 would be once whitened, were they not normalised; 1 for absent ones."""
+    def lengths(self, squares: Float[Tensor, "item rank"], power: Float[Tensor, ""]) -> Float[Tensor, "item 1"]:
+        """Return how long items of length 1 would be once whitened, were they not normalised.
+
+        `squares` are those of their coordinates along the leading directions; of absent items, whose squares are zero,
+        the length is 1.
+        """
         gain = self._gain(power)
-        return (1 + (items @ self.directions).square() @ (gain * (2 + gain))).sqrt().unsqueeze(-1)
+        return (1 + squares @ (gain * (2 + gain))).sqrt().unsqueeze(-1)
 
     def _gain(self, power: Float[Tensor, ""]) -> Float[Tensor, " rank"]:
         return self.ratios ** (-power / 2) - 1
 
 
+@lru_cache(maxsize=4)
 def fit_bases(
-    domains: Sequence[DomainData], classes: tuple[str, ...], *, rank: int = 128
-) -> dict[str, WithinClassBasis]:
+    domains: tuple[DomainData, ...], classes: tuple[str, ...], *, rank: int = 128
+) -> Mapping[str, WithinClassBasis]:
     """Pool the within-class scatter of `classes` over `domains`, for each encoder that several items share.
 
     Encoders with fewer labelled items than twice the rank are left out: their scatter would be noise. So are those of
     one source: a learner that was trained with their scatter would miss it in a new domain.
+    The last few results are kept, with the domains: the folds of training take turns, for one learner after another.
     """
     scatter: dict[str, Tensor] = {}
     freedom: dict[str, int] = {}
@@ -90,11 +73,12 @@ def fit_bases(
             spread = items - members @ ((members.T @ items) / counts[:, None])
             scatter[view.encoder_id] = scatter.get(view.encoder_id, 0) + spread.T @ spread
             freedom[view.encoder_id] = freedom.get(view.encoder_id, 0) + len(rows) - int((members.sum(0) > 0).sum())
-    return {
+    bases = {
         encoder_id: _leading_directions(matrix / freedom[encoder_id], rank)
         for encoder_id, matrix in scatter.items()
         if freedom[encoder_id] >= 2 * rank
     }
+    return MappingProxyType(bases)
 
 
 def _leading_directions(covariance: Float[Tensor, "dim dim"], rank: int) -> WithinClassBasis:
@@ -119,27 +103,27 @@ class Neighbours:
 
 
 def find_neighbours(
-    rows: Mapping[str, Float[Tensor, "row _"]],
-    pool: Mapping[str, Float[Tensor, "pool _"]],
-    weights: Mapping[str, float],
+    cosines: Iterable[Float[Tensor, "row pool"]],
+    of_rows: Bool[Tensor, "row view"],
+    of_pool: Bool[Tensor, "pool view"],
+    weights: Float[Tensor, " view"],
     is_same: Bool[Tensor, "row pool"],
     *,
     count: int = 10,
     temperature: float = 0.1,
-) -> dict[str, Neighbours]:
+) -> list[Neighbours]:
     """Find, for each view, the nearest of the pool items that have it; an item is not its own neighbour.
 
-    Nearness is the weighted cosine over all views, so that a view an item lacks can be filled from items that are near
-    in the views it has.
+    Nearness is the weighted cosine over the views that both have, so that a view an item lacks can be filled from items
+    that are near in the views it has. Of `cosines` there is one matrix for each view in turn.
     """
-    of_rows, of_pool = has_view(rows), has_view(pool)
-    shares = next(iter(rows.values())).new_tensor([weights[name] for name in rows])
-    lengths = ((of_rows * shares).sum(1, keepdim=True) * (of_pool * shares).sum(1)).sqrt()
-    products = torch.stack([weights[name] * (items @ pool[name].T) for name, items in rows.items()]).sum(0)
-    similarity = (products / lengths.clamp(min=ROUNDING)).masked_fill(is_same, -torch.inf)
-    return {
-        name: _nearest(similarity, is_there, count, temperature) for name, is_there in zip(pool, of_pool.T, strict=True)
-    }
+    of_rows, shares = of_rows * weights, of_pool.T.to(weights.dtype)
+    similarity = torch.zeros_like(is_same, dtype=weights.dtype)
+    for cosine, row_weights, shares_of_view in zip(cosines, of_rows.T, shares, strict=True):
+        similarity.addcmul_(cosine * row_weights.unsqueeze(-1), shares_of_view)
+    lengths = (of_rows.sum(1, keepdim=True) * (weights @ shares)).sqrt()
+    similarity = similarity.div_(lengths.clamp_(min=ROUNDING)).masked_fill_(is_same, -torch.inf)
+    return [_nearest(similarity, is_there, count, temperature) for is_there in of_pool.T]
 
 
 def _nearest(

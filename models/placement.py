@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -11,10 +12,9 @@ from torch.nn.functional import normalize
 from data_contracts.names import MODALITIES
 from models.features import DomainData, ViewSpec
 from models.fusion import modality_numbers
-from models.geometry import WithinClassBasis, centred_views, find_neighbours, fit_bases, has_view
+from models.geometry import WithinClassBasis, find_neighbours, fit_bases
+from models.pool import Pool, has_view
 from models.strength import ByShot, within
-
-POOL_SIZE = 2048
 
 Views = Mapping[str, Float[Tensor, "row _"]]
 
@@ -45,35 +45,42 @@ class Placement(nn.Module):
 
     def fit(self, domains: Sequence[DomainData], classes: tuple[str, ...]) -> None:
         """Take the within-class scatter of each shared encoder from the given classes."""
-        self.bases = fit_bases(domains, classes)
+        self.bases = deepcopy(dict(fit_bases(tuple(domains), classes)))  # learners share no numbers
 
     def place(
         self,
         specs: tuple[ViewSpec, ...],
         rows: Views,
-        pool: Mapping[str, Float[Tensor, "pool _"]],
-        is_same: Bool[Tensor, "row pool"],
+        at: Int[Tensor, " row"],
+        pool: Pool,
+        in_pool: Bool[Tensor, "pool view"],
         weights: Float[Tensor, " view"],
         shot: Float[Tensor, ""],
     ) -> dict[str, Float[Tensor, "row _"]]:
         """Place centred rows of the views `specs`; a view an item lacks is filled from its neighbours in the pool.
 
+        `at` is where in the pool the rows are, -1 if they are not, and `in_pool` says which views its items have.
         Neighbours are those that have the view, by cosine over all views, weighted by `weights`.
         """
+        of_rows = has_view(rows)
         with torch.no_grad():
-            shares = dict(zip(rows, weights.tolist(), strict=True))
-            neighbours = find_neighbours(rows, pool, shares, is_same)
+            cosines = (pool.cosines(name, items, at) for name, items in rows.items())
+            is_same = at.unsqueeze(-1) == torch.arange(len(pool), device=at.device)
+            neighbours = find_neighbours(cosines, of_rows, in_pool, weights, is_same)
         strength = self.smoothing(shot).squeeze(-1)
         powers = self.whitening(shot)[modality_numbers(specs)]
         present, absent = within(strength, 0.0, math.inf), strength.abs()  # what is absent is filled in any case
-        towards = torch.where(has_view(rows), present, absent)
+        towards = torch.where(of_rows, present, absent)
         placed = {}
-        for spec, power, pull in zip(specs, powers, towards.unsqueeze(-1).unbind(1), strict=True):
-            own, others, near = rows[spec.name], pool[spec.name], neighbours[spec.name]
+        for spec, power, pull, near in zip(specs, powers, towards.unsqueeze(-1).unbind(1), neighbours, strict=True):
+            own, others = rows[spec.name], pool.views[spec.name]
             if (basis := self.bases.get(spec.encoder_id)) is None:
                 placed[spec.name] = normalize(own + pull * near.average(others), dim=-1)
             else:  # the mean of whitened items is the whitened mean, so few items are whitened: no neighbours
-                mixed = own / basis.lengths(own, power) + pull * near.average(others, basis.lengths(others, power))
+                squares = pool.squares(spec.name, basis.directions)
+                own_squares = squares[at] if pool.keeps_cosines else (own @ basis.directions).square()
+                mixed = own / basis.lengths(own_squares, power)
+                mixed = mixed + pull * near.average(others, basis.lengths(squares, power))
                 placed[spec.name] = basis.whiten(mixed, power)
         return placed
 
@@ -95,16 +102,3 @@ class Placement(nn.Module):
         for encoder_id, basis in self.bases.items():
             if basis.directions.ndim != 2 or basis.ratios.shape != basis.directions.shape[1:]:
                 raise ValueError(f"the basis of {encoder_id} needs one ratio for each direction")
-
-
-def centred_pool(domain: DomainData) -> tuple[Int[Tensor, " pool"], dict[str, Float[Tensor, "pool _"]]]:
-    """Return the rows of a domain that serve as neighbours, and their centred views."""
-    rows = pool_rows(domain)
-    return rows, centred_views(domain, rows)
-
-
-def pool_rows(domain: DomainData) -> Int[Tensor, " pool"]:
-    """Return the rows that serve as unlabelled neighbours: all, or an evenly spaced `POOL_SIZE` of them."""
-    every = torch.arange(len(domain))
-    rows = every if len(domain) <= POOL_SIZE else torch.linspace(0, len(domain) - 1, POOL_SIZE).long()
-    return rows.to(domain.labels.device)

@@ -6,6 +6,7 @@ itself is fitted at the end. It differs between queries of an episode: one that 
 less certainty, though what it lacks was filled. None of this changes which class is the likeliest.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -73,7 +74,7 @@ class Temperature(nn.Module):
         learner is of items that lack nothing does not depend on how much it loses where they do.
         """
         log_scales, exponents = torch.zeros_like(self.log_scales), torch.zeros_like(self.exponents)
-        whole, hidden = ([part for part in answers if part.is_hidden is wanted] for wanted in (False, True))
+        whole, hidden = (_joined([part for part in answers if part.is_hidden is wanted]) for wanted in (False, True))
         for _ in range(ROUNDS if hidden else 1):
             for fitted, parts in ((log_scales, whole), (exponents, hidden)):
                 if parts:
@@ -105,15 +106,40 @@ def _minimise(loss: Callable[[], Tensor], fitted: Tensor) -> None:
     fitted.requires_grad_(False)
 
 
+class _Queries(NamedTuple):
+    """Queries of many batches of as many ways, each as an episode of its own, and what they count in the mean loss."""
+
+    logits: Float[Tensor, "query 1 way"]
+    labels: Int[Tensor, " query"]
+    shots: Float[Tensor, " query"]
+    support_coverage: Float[Tensor, " query"]
+    query_coverage: Float[Tensor, "query 1"]
+    weight: Float[Tensor, " query"]
+
+
+def _joined(parts: Sequence[Uncalibrated]) -> list[_Queries]:
+    """Return the queries of all batches, without padding, by the number of ways; every batch counts the same."""
+    by_way: dict[int, list[_Queries]] = defaultdict(list)
+    for logits, labels, shots, coverage, _ in parts:
+        real = (labels >= 0).nonzero(as_tuple=True)
+        shots, of_support = shots[real[0]], coverage.support[real[0]]
+        weight = torch.full_like(of_support, 1 / (max(len(shots), 1) * len(parts)))
+        queries = _Queries(
+            logits[real].unsqueeze(1), labels[real], shots, of_support, coverage.query[real].unsqueeze(1), weight
+        )
+        by_way[logits.shape[-1]].append(queries)
+    return [_Queries(*map(torch.cat, zip(*alike, strict=True))) for alike in by_way.values()]
+
+
 def _loss(
-    parts: Sequence[Uncalibrated], log_scales: Float[Tensor, " shot"], exponents: Float[Tensor, "2"]
+    groups: Sequence[_Queries], log_scales: Float[Tensor, " shot"], exponents: Float[Tensor, "2"]
 ) -> Float[Tensor, ""]:
-    each = []
-    for part in parts:
-        log_scale = _log_scale(log_scales, exponents, part.shots, part.coverage)
-        penalty = PENALTY * log_scale[part.labels >= 0].square().mean()
-        each.append(_cross_entropy(_scaled(part.logits, log_scale), part.labels) + penalty)
-    return torch.stack(each).mean() + PENALTY * log_scales.diff().square().sum()
+    total = PENALTY * log_scales.diff().square().sum()
+    for logits, labels, shots, of_support, of_query, weight in groups:
+        log_scale = _log_scale(log_scales, exponents, shots, Coverage(of_support, of_query))
+        losses = cross_entropy(_scaled(logits, log_scale).squeeze(1), labels, reduction="none")
+        total = total + weight @ (losses + PENALTY * log_scale.squeeze(1).square())
+    return total
 
 
 def _log_scale(

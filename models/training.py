@@ -41,6 +41,9 @@ EPISODE_CLASSES = 16
 """Episodes of one step draw from this many classes, so that they share most of their rows."""
 
 
+MOST_KEPT = 2**29
+"""Bytes of cosines between the items of domains that are kept from step to step, at most."""
+
 Report = Callable[[int, int, str], None]
 """Called with what is done, the total, and what is being done."""
 
@@ -178,6 +181,15 @@ def validation_episodes(domains: Sequence[DomainData], config: TrainConfig) -> l
     return episodes
 
 
+def keep_cosines(domains: Iterable[DomainData], most: int) -> None:
+    """Have domains that are pools as a whole keep the cosines between their items, as far as `most` bytes go."""
+    for domain in domains:
+        needed = 4 * len(domain.views) * len(domain) ** 2
+        if len(domain.pool) == len(domain) and needed <= most:
+            domain.pool.keep_cosines()
+            most -= needed
+
+
 def _episodes_of(
     classes: tuple[str, ...], domains: Iterable[DomainData], config: TrainConfig, shots: Iterable[int], count: int
 ) -> Iterator[EpisodeBatch]:
@@ -205,6 +217,7 @@ class _Run:
         self.generator = torch.Generator().manual_seed(config.seed)
         self.validation_episodes = validation_episodes(domains, config)
         learner.unsettle()
+        keep_cosines(domains, MOST_KEPT)
         learner.meet([data for data in domains if self._can_draw_from(data)])
         self.step, self.fold = 0, -1
         self.best_accuracy: Float[Tensor, " episode"] | None = None

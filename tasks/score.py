@@ -27,7 +27,6 @@ from models.asking import entropy, most_helpful
 from models.catalogue import build_learner
 from models.downstream import abstention_threshold, cluster, find_anomalies
 from models.features import DomainData
-from models.geometry import centred_views
 from models.label_split import split_labels
 from models.learner import DomainModel, EnsembleModel, Prior, can_read
 from tasks import progress, registry
@@ -222,7 +221,7 @@ def _embedding(data: DomainData, model: DomainModel | None) -> Float[Tensor, "it
     """Return items in the model's space, or, without one, their views side by side about the domain's means."""
     if model is not None:
         return torch.cat([model.embed(part) for part in _parts(data)])
-    return torch.cat(list(centred_views(data, torch.arange(len(data))).values()), dim=-1)
+    return torch.cat(list(data.centred(torch.arange(len(data))).values()), dim=-1)
 
 
 def _parts(data: DomainData) -> Iterator[DomainData]:

@@ -1,6 +1,6 @@
 """Small domains whose classes are clouds around centres that all domains share."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from zlib import crc32
 
@@ -11,8 +11,9 @@ from models.catalogue import build_learner
 from models.episodes import EpisodeBatch, EpisodeSampler
 from models.features import DomainData, ViewSpec
 from models.fused import FusedLearner
-from models.geometry import centred_views
+from models.geometry import Neighbours, find_neighbours
 from models.grams import EpisodeGrams, PlacedItems, distinct_rows, gather_grams
+from models.pool import has_view
 
 TITLE = ViewSpec("title", "text", "words-1", 12)
 PICTURE = ViewSpec("picture", "image", "pixels-1", 16)
@@ -81,11 +82,20 @@ def draw(
 def gather(batch: EpisodeBatch, dtype: torch.dtype = torch.float32) -> EpisodeGrams:
     """Return episodes as similarities of items that are centred and nothing else."""
     rows, support, query = distinct_rows(batch)
-    views = tuple(items.to(dtype) for items in centred_views(batch.domain, rows).values())
+    views = tuple(items.to(dtype) for items in batch.domain.centred(rows).values())
     items = PlacedItems(
         views, tuple(view.encoder_id for view in batch.domain.views), support, query, batch.domain.presence[rows]
     )
     return gather_grams(items, batch.domain.presence[rows], batch.membership.to(dtype))
+
+
+def neighbours_among(
+    rows: Mapping[str, Tensor], pool: Mapping[str, Tensor], shares: Sequence[float], is_same: Tensor, count: int = 10
+) -> dict[str, Neighbours]:
+    """The neighbours of centred rows by each view, by the weights of the views in turn."""
+    cosines = (items @ pool[name].T for name, items in rows.items())
+    found = find_neighbours(cosines, has_view(rows), has_view(pool), torch.tensor(shares), is_same, count=count)
+    return dict(zip(rows, found, strict=True))
 
 
 def joined_views(grams: EpisodeGrams, weights: Tensor) -> Tensor:

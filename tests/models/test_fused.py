@@ -27,7 +27,7 @@ from models.features import ViewSpec
 from models.fused import positions_in_class
 from models.heads import AdversarialHead, query_loss
 from models.learner import DomainModel, MetaLearner, Prior
-from models.placement import POOL_SIZE
+from models.pool import POOL_SIZE
 from models.temperature import decision_loss
 
 

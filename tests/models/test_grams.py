@@ -7,7 +7,6 @@ from synthetic import draw, gather, make_domain
 from torch.nn.functional import normalize
 
 from models.common_space import COMMON_DIM
-from models.geometry import centred_views
 from models.grams import LIKENESS, EpisodeGrams, PlacedItems, distinct_rows, squared_distances
 
 
@@ -53,7 +52,7 @@ def test_similarities_are_inner_products_of_the_episodes_own_items(toys):
     batch = draw(toys)
     grams = gather(batch)
     for number, view in enumerate(toys.views):
-        everything = centred_views(toys, torch.arange(len(toys)))[view.name]
+        everything = toys.centred(torch.arange(len(toys)))[view.name]
         support, query = everything[batch.support], everything[batch.query]
         torch.testing.assert_close(grams.support[:, number], support @ support.mT, atol=1e-5, rtol=0)
         torch.testing.assert_close(grams.cross[:, number], query @ support.mT, atol=1e-5, rtol=0)
@@ -63,7 +62,7 @@ def test_similarities_are_inner_products_of_the_episodes_own_items(toys):
 def test_fused_similarities_are_those_of_weighted_views_side_by_side():
     batch = draw(make_domain())
     weights = torch.tensor([0.2, 0.5, 0.3])
-    everything = centred_views(batch.domain, torch.arange(len(batch.domain)))
+    everything = batch.domain.centred(torch.arange(len(batch.domain)))
     joined = torch.cat([w**0.5 * items for w, items in zip(weights, everything.values(), strict=True)], dim=-1)
     support, query = joined[batch.support], joined[batch.query]
     own, cross = gather(batch).fused(weights.expand(len(batch), -1))
@@ -74,7 +73,7 @@ def test_fused_similarities_are_those_of_weighted_views_side_by_side():
 def test_similarities_between_queries_are_those_of_weighted_views_side_by_side():
     batch = draw(make_domain())
     weights = torch.tensor([0.2, 0.5, 0.3])
-    everything = centred_views(batch.domain, torch.arange(len(batch.domain)))
+    everything = batch.domain.centred(torch.arange(len(batch.domain)))
     query = torch.cat([w**0.5 * items for w, items in zip(weights, everything.values(), strict=True)], dim=-1)[
         batch.query
     ]
@@ -112,7 +111,7 @@ def test_distances_are_those_to_the_mean_of_each_class():
     batch = draw(make_domain(), n_shot=3)
     distances = squared_distances(gather(batch))
     for number, view in enumerate(batch.domain.views):
-        items = centred_views(batch.domain, torch.arange(len(batch.domain)))[view.name]
+        items = batch.domain.centred(torch.arange(len(batch.domain)))[view.name]
         prototypes = batch.membership.mT @ items[batch.support] / 3
         torch.testing.assert_close(
             distances[:, number], torch.cdist(items[batch.query], prototypes).square(), atol=1e-4, rtol=0

@@ -1,13 +1,13 @@
 from dataclasses import replace
 
 import torch
-from synthetic import PICTURE, TITLE, make_domain
+from synthetic import PICTURE, TITLE, make_domain, neighbours_among
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from models.features import DomainData
-from models.geometry import centred_views, find_neighbours, has_view
-from models.placement import POOL_SIZE, Placement, centred_pool, pool_rows
+from models.placement import Placement
+from models.pool import has_view
 
 EQUAL = torch.full((3,), 1 / 3)
 ONE_SHOT = torch.tensor(1.0)
@@ -15,15 +15,13 @@ ONE_SHOT = torch.tensor(1.0)
 
 def place_domain(placement: Placement, domain: DomainData, rows: Tensor, weights: Tensor) -> dict[str, Tensor]:
     """Place rows of a domain, with the domain's own items as the pool."""
-    numbers, pool = centred_pool(domain)
-    is_same = rows[:, None] == numbers
-    return placement.place(domain.views, centred_views(domain, rows), pool, is_same, weights, ONE_SHOT)
+    return placement.place(domain.views, domain.centred(rows), rows, domain.pool, domain.in_pool, weights, ONE_SHOT)
 
 
 def test_untrained_placement_is_centring_alone(toys):
     rows = torch.tensor([5, 40, 2])
     placed = place_domain(Placement(), toys, rows, EQUAL)
-    for name, items in centred_views(toys, rows).items():
+    for name, items in toys.centred(rows).items():
         torch.testing.assert_close(placed[name], items)
 
 
@@ -32,9 +30,8 @@ def test_smoothing_adds_the_mean_of_the_neighbours():
     placement = Placement()
     with torch.no_grad():
         placement.smoothing.level.fill_(0.7)
-    own, pool = centred_views(domain, rows), centred_views(domain, torch.arange(96))
-    shares = dict.fromkeys(own, 1 / 3)
-    neighbours = find_neighbours(own, pool, shares, rows[:, None] == torch.arange(96))
+    own, pool = domain.centred(rows), domain.centred(torch.arange(96))
+    neighbours = neighbours_among(own, pool, [1 / 3] * 3, rows[:, None] == torch.arange(96))
     placed = place_domain(placement, domain, rows, EQUAL)
     for name, items in own.items():
         expected = normalize(items + 0.7 * neighbours[name].average(pool[name]), dim=-1)
@@ -51,7 +48,7 @@ def test_missing_view_is_filled_from_neighbours_once_there_is_smoothing():
         placement.smoothing.level.fill_(0.7)
     filled = place_domain(placement, domain.with_presence(presence), torch.tensor([3]), EQUAL)
     assert has_view(filled).all()
-    own_class = centred_views(domain, torch.arange(12))["picture"].mean(0)
+    own_class = domain.centred(torch.arange(12))["picture"].mean(0)
     assert filled["picture"][0] @ own_class > 0.3
 
 
@@ -62,7 +59,7 @@ def test_only_encoders_with_a_basis_are_whitened():
     with torch.no_grad():
         placement.whitening.level.fill_(1.0)
     rows = torch.arange(20)
-    placed, own = place_domain(placement, domain, rows, EQUAL[:2]), centred_views(domain, rows)
+    placed, own = place_domain(placement, domain, rows, EQUAL[:2]), domain.centred(rows)
     torch.testing.assert_close(placed["picture"], own["picture"])
     torch.testing.assert_close(placed["title"], placement.bases["words-1"].whiten(own["title"], ONE_SHOT))
 
@@ -76,13 +73,6 @@ def test_encoder_ids_with_slashes_come_back():
     for name, basis in first.bases.items():
         assert torch.equal(second.bases[name].directions, basis.directions)
         assert torch.equal(second.bases[name].ratios, basis.ratios)
-
-
-def test_pool_is_every_item_or_an_evenly_spaced_part():
-    assert torch.equal(pool_rows(make_domain()), torch.arange(96))
-    rows = pool_rows(make_domain(classes=5, per_class=1000, views=(PICTURE,)))
-    assert (len(rows), int(rows[0]), int(rows[-1])) == (POOL_SIZE, 0, 4999)
-    assert set(rows.diff().tolist()) <= {2, 3}
 
 
 def test_present_views_stay_where_they_are_and_absent_ones_are_filled_where_neighbours_mislead():

@@ -25,7 +25,6 @@ from models.generation.parameter_gan import (
     reverse_gradient,
     ridge_head,
 )
-from models.geometry import centred_views
 from models.grams import EpisodeGrams, LabelledItems, in_common_space
 from models.nearest import NearestCentroid
 from models.temperature import decision_loss
@@ -49,7 +48,7 @@ def head() -> ParameterGanHead:
 @pytest.fixture
 def episodes() -> tuple[EpisodeGrams, LabelledItems]:
     batch = draw(make_domain())
-    views = centred_views(batch.domain, torch.arange(len(batch.domain))).values()
+    views = batch.domain.centred(torch.arange(len(batch.domain))).values()
     in_common = in_common_space(tuple(views), tuple(view.encoder_id for view in VIEWS))
     return gather(batch), LabelledItems(in_common, batch.domain.labels, batch.class_numbers)
 

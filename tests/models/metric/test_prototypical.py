@@ -6,7 +6,6 @@ from sklearn.linear_model import LogisticRegression
 from synthetic import draw, gather, make_domain
 from torch import Tensor
 
-from models.geometry import centred_views
 from models.grams import EpisodeGrams, distinct_rows
 from models.metric.fine_tuning import INVERSE_PENALTY
 from models.metric.prototypical import PrototypicalHead
@@ -20,7 +19,7 @@ def episode() -> tuple[EpisodeGrams, Tensor, Tensor, Tensor]:
     """One episode as similarities, and as explicit items: support, its labels and queries, weighted views joined."""
     batch = draw(make_domain(), batch=1, n_way=4, n_shot=3)
     rows, support, query = distinct_rows(batch)
-    views = centred_views(batch.domain, rows)
+    views = batch.domain.centred(rows)
     joined = torch.cat([w**0.5 * items for w, items in zip(WEIGHTS, views.values(), strict=True)], dim=-1)
     return gather(batch), joined[support[0]], batch.support_labels[0], joined[query[0]]
 

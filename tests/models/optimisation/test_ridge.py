@@ -7,7 +7,6 @@ from synthetic import draw, gather, joined_views, make_domain
 from torch import Tensor
 from torch.nn.functional import one_hot, pad
 
-from models.geometry import centred_views
 from models.grams import EpisodeGrams, PlacedItems, distinct_rows, gather_grams
 from models.nearest import NearestCentroid
 from models.optimisation.ridge import RidgeHead
@@ -99,7 +98,7 @@ def test_class_with_more_labels_is_not_favoured_where_nothing_is_known(head):
     labels = torch.tensor([0, 0, 0, 1])
     batch = draw(make_domain(), batch=1, n_way=2, n_shot=2)
     rows, support, _ = distinct_rows(batch)
-    views = tuple(centred_views(batch.domain, rows).values())
+    views = tuple(batch.domain.centred(rows).values())
     views = tuple(torch.cat([items, torch.zeros(1, items.shape[1])]) for items in views)
     presence = torch.cat([batch.domain.presence[rows], torch.zeros(1, 3, dtype=torch.bool)])
     items = PlacedItems(views, ("a", "b", "c"), support, torch.tensor([[len(rows)]]), presence)
