@@ -11,6 +11,9 @@ from torch.nn.functional import normalize, one_hot
 
 from models.pool import Pool, centre, pool_rows
 
+MOST_KEPT = 2**29
+"""Bytes of cosines that `keep_cosines` has kept, at most."""
+
 
 @dataclass(frozen=True)
 class ViewSpec:
@@ -169,3 +172,15 @@ class DomainData:
         """Return the same items with none of `classes` known: their labels become -1."""
         unwanted = set(classes)
         return self.with_classes(tuple(name for name in self.classes if name not in unwanted))
+
+
+def keep_cosines(domains: Iterable[DomainData], most: int = MOST_KEPT) -> None:
+    """Have domains that are pools as a whole keep the cosines between their items, as far as `most` bytes go.
+
+    Whoever is going to draw many batches from them saves a product with the pool in each.
+    """
+    for domain in domains:
+        needed = 4 * len(domain.views) * len(domain) ** 2
+        if len(domain.pool) == len(domain) and not domain.pool.keeps_cosines and needed <= most:
+            domain.pool.keep_cosines()
+            most -= needed

@@ -21,7 +21,7 @@ from torch import Tensor
 from data_contracts.configs import TrainConfig
 from data_contracts.errors import EpisodeTooSmall, ModelError
 from models.episodes import EpisodeBatch, EpisodeSampler
-from models.features import DomainData
+from models.features import DomainData, keep_cosines
 from models.learner import MetaLearner, Prior
 from models.metrics import accuracy_per_episode, estimate
 from models.temperature import SHOTS as CALIBRATION_SHOTS
@@ -40,9 +40,6 @@ suits a batch best is taken at that of each part, and what is clipped for each e
 EPISODE_CLASSES = 16
 """Episodes of one step draw from this many classes, so that they share most of their rows."""
 
-
-MOST_KEPT = 2**29
-"""Bytes of cosines between the items of domains that are kept from step to step, at most."""
 
 Report = Callable[[int, int, str], None]
 """Called with what is done, the total, and what is being done."""
@@ -181,15 +178,6 @@ def validation_episodes(domains: Sequence[DomainData], config: TrainConfig) -> l
     return episodes
 
 
-def keep_cosines(domains: Iterable[DomainData], most: int) -> None:
-    """Have domains that are pools as a whole keep the cosines between their items, as far as `most` bytes go."""
-    for domain in domains:
-        needed = 4 * len(domain.views) * len(domain) ** 2
-        if len(domain.pool) == len(domain) and needed <= most:
-            domain.pool.keep_cosines()
-            most -= needed
-
-
 def _episodes_of(
     classes: tuple[str, ...], domains: Iterable[DomainData], config: TrainConfig, shots: Iterable[int], count: int
 ) -> Iterator[EpisodeBatch]:
@@ -217,7 +205,7 @@ class _Run:
         self.generator = torch.Generator().manual_seed(config.seed)
         self.validation_episodes = validation_episodes(domains, config)
         learner.unsettle()
-        keep_cosines(domains, MOST_KEPT)
+        keep_cosines(domains)
         learner.meet([data for data in domains if self._can_draw_from(data)])
         self.step, self.fold = 0, -1
         self.best_accuracy: Float[Tensor, " episode"] | None = None

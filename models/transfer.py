@@ -38,7 +38,7 @@ from models.evaluation import (
     train_learners,
     untrained_learner,
 )
-from models.features import DomainData
+from models.features import DomainData, keep_cosines
 from models.learner import Prior
 from models.metrics import estimate, expected_calibration_error
 from models.training import Report, can_draw, fit_to_data, large_classes, split_classes
@@ -112,6 +112,7 @@ def transfer_rows(problem: LeftOut, config: TransferConfig, report: Report = lam
     trained, _ = train_learners(config.learners, problem.training, fitted, report)
     limits = _calibrate(trained, problem.training, fitted, config)
     untrained = from_scratch()
+    keep_cosines([problem.test])
     rows = []
     for shot in config.shots:
         episodes = draw_episodes(problem.test, problem.classes, shot, config, config.split_seed)

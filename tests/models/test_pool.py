@@ -3,8 +3,8 @@ import torch
 from synthetic import PICTURE, TITLE, VIEWS, departed_learner, draw, make_domain
 
 from models.catalogue import build_learner
+from models.features import keep_cosines
 from models.pool import POOL_SIZE, pool_rows
-from models.training import keep_cosines
 
 
 def test_pool_is_every_item_or_an_evenly_spaced_part():
