@@ -30,9 +30,11 @@ from models.heads import (
     EnsembleHead,
     EpisodeLoss,
     FittedHead,
+    TunedHead,
     WeighingHead,
     query_loss,
 )
+from models.metric.fine_tuning import TuningMemory
 from models.placement import Placement
 from models.pool import Pool, centre, has_view
 from models.settling import Asked, drop_unless_it_pays, keep, settle_strengths
@@ -115,11 +117,15 @@ class FusedLearner(nn.Module):
         modalities = modality_numbers(episodes.domain.views)
         return self.classify(self._grams(episodes), modalities).log_softmax(-1)
 
-    def classify(self, grams: EpisodeGrams, modalities: Int[Tensor, " view"]) -> Float[Tensor, "batch query way"]:
-        """Return logits of the queries, whose softmax is calibrated."""
+    def classify(
+        self, grams: EpisodeGrams, modalities: Int[Tensor, " view"], memory: TuningMemory | None = None
+    ) -> Float[Tensor, "batch query way"]:
+        """Return logits of the queries, whose softmax is calibrated; a `memory` is of the support that grams have."""
         weights = self.view_weights(grams, modalities)
-        logits: Tensor = self.temperature(self.head(grams, weights), grams.shots, grams.coverage(weights))
-        return logits
+        remembered = (memory,) if isinstance(self.head, TunedHead) else ()
+        logits = self.head(grams, weights, *remembered)
+        calibrated: Tensor = self.temperature(logits, grams.shots, grams.coverage(weights))
+        return calibrated
 
     def _asked(self, episodes: EpisodeBatch) -> Asked:
         """Return a batch as the head is asked about it."""
@@ -222,6 +228,7 @@ class FusedModel:
         self.classes = classes
         self.tensors = dict(tensors)
         self.pool_ids = pool_ids
+        self._memory = TuningMemory()
 
     @cached_property
     def pool(self) -> Pool:
@@ -249,7 +256,7 @@ class FusedModel:
         """Return calibrated class probabilities; an item without any view gets the uniform row."""
         with torch.no_grad():
             grams = self._grams_of(data)
-            return self.learner.classify(grams, modality_numbers(self.views))[0].softmax(-1)
+            return self.learner.classify(grams, modality_numbers(self.views), self._memory)[0].softmax(-1)
 
     def uncertainty(self, data: DomainData) -> Float[Tensor, " item"] | None:
         """Return how far the heads of an ensemble disagree on each item, in nats; None if there is one head only."""

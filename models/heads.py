@@ -77,3 +77,10 @@ class WeighingHead(Protocol):
         A query without any view has none.
         """
         ...
+
+
+@runtime_checkable
+class TunedHead(Protocol):
+    """A head that is fine-tuned on the support, and may be given the memory of one: `head(grams, weights, memory)`."""
+
+    fine_tuning: nn.Module

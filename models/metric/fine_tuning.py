@@ -9,7 +9,8 @@ left out, and nothing is tuned.
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -36,6 +37,24 @@ Answer = Callable[[EpisodeGrams], Float[Tensor, "batch query way"]]
 """Returns logits of the queries of episodes."""
 
 
+class Tuning(NamedTuple):
+    """What is tuned on a support, and what of it is used."""
+
+    probability: Float[Tensor, " batch"]
+    """That the classifier is better than nearest centroid."""
+    unit: Float[Tensor, " batch"]
+    """What brings its logits to the spread of those of nearest centroid."""
+    classifier: DualWeights | None
+    """None where nothing can be left out."""
+
+
+@dataclass
+class TuningMemory:
+    """Keeps what was tuned for whoever asks about one support again and again."""
+
+    tuning: Tuning | None = None
+
+
 class FineTuning(nn.Module):
     """Logistic regression on the support, which takes a share of the decision."""
 
@@ -50,27 +69,35 @@ class FineTuning(nn.Module):
         gram: Float[Tensor, "batch support support"],
         cross: Float[Tensor, "batch query support"],
         grams: EpisodeGrams,
+        memory: TuningMemory | None = None,
     ) -> Float[Tensor, "batch query way"]:
         """Return logits of the queries, about as far apart as those `before` fine-tuning.
 
         `nearest` answers for the support in the place of the queries, with what is left of the labels. `gram` and
         `cross` are the similarities, within the support and of queries to it, in the space of the metric. What
-        left-out items say has no gradient.
+        left-out items say has no gradient. With a `memory`, which is of one support, the support is tuned on once.
         """
-        with torch.no_grad():
-            judged = that_can_be_left_out(grams)
-            parts = folds(gram, judged)
-            held_out = left_out(nearest, parts, grams)
-            held_out_tuned = left_out_of_tuning(gram, parts, grams.membership)
-            probability = probability_of_better(held_out_tuned, held_out, judged)
-            unit = spread(held_out, judged) / spread(held_out_tuned, judged).clamp(min=1e-6)
-        share = probability.unsqueeze(-1) * within(self.strength(grams.shots), 0.0, 1.0)
+        memory = memory or TuningMemory()
+        tuning = memory.tuning = memory.tuning or tune(nearest, gram, grams)
+        share = tuning.probability.unsqueeze(-1) * within(self.strength(grams.shots), 0.0, 1.0)
         after = before
-        if parts.shape[1] > 0:
+        if tuning.classifier is not None:
             has_view = grams.query_presence.any(1).unsqueeze(-1)
-            after = has_view * unit[:, None, None] * tuned(gram, grams.membership).logits(cross)
+            after = has_view * tuning.unit[:, None, None] * tuning.classifier.logits(cross)
         logits: Tensor = torch.lerp(before, after, share.unsqueeze(-1))
         return logits
+
+
+def tune(nearest: Answer, gram: Float[Tensor, "batch support support"], grams: EpisodeGrams) -> Tuning:
+    """Fit the classifier to the support, and weigh it against nearest centroid by items that are left out."""
+    with torch.no_grad():
+        judged = that_can_be_left_out(grams)
+        parts = folds(gram, judged)
+        held_out = left_out(nearest, parts, grams)
+        held_out_tuned = left_out_of_tuning(gram, parts, grams.membership)
+        probability = probability_of_better(held_out_tuned, held_out, judged)
+        unit = spread(held_out, judged) / spread(held_out_tuned, judged).clamp(min=1e-6)
+    return Tuning(probability, unit, tuned(gram, grams.membership) if parts.shape[1] > 0 else None)
 
 
 def that_can_be_left_out(grams: EpisodeGrams) -> Float[Tensor, "batch support way"]:

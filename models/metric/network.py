@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from models.common_space import COMMON_DIM
 from models.episodes import mean_shares
 from models.grams import EpisodeGrams
-from models.metric.fine_tuning import FineTuning
+from models.metric.fine_tuning import FineTuning, TuningMemory
 from models.metric.known import where_known
 from models.metric.losses import ROUNDING, contrastive_loss, euclidean, pairwise_squared, triplet_loss
 from models.nearest import NearestCentroid, nearness
@@ -87,7 +87,9 @@ class LearnedMetricHead(nn.Module):
         self.gate = ByShot()
         self.fine_tuning = FineTuning()
 
-    def forward(self, grams: EpisodeGrams, weights: Float[Tensor, "batch view"]) -> Float[Tensor, "batch query way"]:
+    def forward(
+        self, grams: EpisodeGrams, weights: Float[Tensor, "batch view"], memory: TuningMemory | None = None
+    ) -> Float[Tensor, "batch query way"]:
         """Return logits of the queries."""
         support, query = (self.network(items) for items in grams.items.common(weights))
         centre = mean_of_real(support, grams.is_real)  # about it, a classifier with little penalty is found soon
@@ -113,6 +115,7 @@ class LearnedMetricHead(nn.Module):
             joined(support @ support.mT, gram),
             joined(query @ support.mT, cross),
             grams,
+            memory,
         )
         return logits
 

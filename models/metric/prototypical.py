@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from models.grams import EpisodeGrams
-from models.metric.fine_tuning import FineTuning
+from models.metric.fine_tuning import FineTuning, TuningMemory
 from models.nearest import NearestCentroid
 
 
@@ -22,8 +22,10 @@ class PrototypicalHead(nn.Module):
         self.nearest = NearestCentroid()
         self.fine_tuning = FineTuning()
 
-    def forward(self, grams: EpisodeGrams, weights: Float[Tensor, "batch view"]) -> Float[Tensor, "batch query way"]:
+    def forward(
+        self, grams: EpisodeGrams, weights: Float[Tensor, "batch view"], memory: TuningMemory | None = None
+    ) -> Float[Tensor, "batch query way"]:
         """Return logits of the queries."""
         nearest = partial(self.nearest, weights=weights)
-        logits: Tensor = self.fine_tuning(nearest(grams), nearest, *grams.fused(weights), grams)
+        logits: Tensor = self.fine_tuning(nearest(grams), nearest, *grams.fused(weights), grams, memory)
         return logits

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from models.episodes import mean_shares
 from models.grams import EpisodeGrams
-from models.metric.fine_tuning import FineTuning
+from models.metric.fine_tuning import FineTuning, TuningMemory
 from models.metric.known import where_known
 from models.nearest import NearestCentroid, nearness
 from models.strength import ByShot, within
@@ -45,7 +45,9 @@ class TransductiveHead(nn.Module):
         self.strength = ByShot()
         self.fine_tuning = FineTuning()
 
-    def forward(self, grams: EpisodeGrams, weights: Float[Tensor, "batch view"]) -> Float[Tensor, "batch query way"]:
+    def forward(
+        self, grams: EpisodeGrams, weights: Float[Tensor, "batch view"], memory: TuningMemory | None = None
+    ) -> Float[Tensor, "batch query way"]:
         """Return logits of the queries."""
         gram, cross = grams.fused(weights)
         between = grams.items.between_queries(weights)
@@ -57,7 +59,7 @@ class TransductiveHead(nn.Module):
         moved = distances(everything, after, n_support) - distances(everything, before, n_support)
         strength = within(self.strength(grams.shots), 0.0, 1.0).unsqueeze(-1)
         refined = self.nearest.scale(grams) * (nearness(grams, weights) - strength * where_known(moved, grams))
-        logits: Tensor = self.fine_tuning(refined, partial(self.nearest, weights=weights), gram, cross, grams)
+        logits: Tensor = self.fine_tuning(refined, partial(self.nearest, weights=weights), gram, cross, grams, memory)
         return logits
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
-from synthetic import draw, gather, make_domain
+from synthetic import departed_learner, draw, gather, make_domain, support_of
 from torch import Tensor
 
 from models.episodes import one_hot
@@ -21,6 +21,7 @@ from models.metric.fine_tuning import (
     probability_of_better,
     spread,
     that_can_be_left_out,
+    tune,
     tuned,
 )
 from models.metric.prototypical import PrototypicalHead
@@ -257,3 +258,15 @@ def test_most_is_gained_where_one_number_drowns_the_others():
     gained, replaced = gains(domain)
     assert replaced.mean > 0.2
     assert gained.mean > 0.9 * replaced.mean
+
+
+@pytest.mark.parametrize("kind", ["metric", "protonet", "transductive"])
+def test_a_domain_model_is_tuned_once_however_often_it_is_asked(kind, monkeypatch):
+    domain, learner, fits = make_domain(), departed_learner(kind), []
+    monkeypatch.setattr("models.metric.fine_tuning.tune", lambda *given: (fits.append(given), tune(*given))[1])
+    few, many = (learner.adapt(domain, support_of(domain, shot)) for shot in (2, 4))
+    asked = [domain.take(torch.arange(count)) for count in (5, 90)]
+    found = [model.predict(items) for model in (few, many, few) for items in asked]
+    assert len(fits) == 2
+    afresh = [learner.adapt(domain, support_of(domain, shot)).predict(items) for shot in (2, 4, 2) for items in asked]
+    torch.testing.assert_close(found, afresh, rtol=0, atol=0)
