@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -50,6 +51,10 @@ class DomainData:
 
     def __len__(self) -> int:
         return len(self.item_ids)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the pool out of what is copied or sent to another process, which makes its own."""
+        return {name: value for name, value in self.__dict__.items() if name != "pool"}
 
     @cached_property
     def means(self) -> dict[str, Float[Tensor, " _"]]:

@@ -1,3 +1,5 @@
+import pickle
+
 import pytest
 import torch
 from synthetic import PICTURE, TITLE, VIEWS, departed_learner, draw, make_domain
@@ -23,6 +25,18 @@ def test_pool_is_centred_once_for_all_that_is_hidden_of_a_domain(toys):
     assert torch.equal(hidden.in_pool, presence)
     for name, items in hidden.pool.masked(hidden.in_pool).items():
         torch.testing.assert_close(items, hidden.centred(torch.arange(96))[name])
+
+
+def test_pool_is_not_sent_along_with_a_domain(toys):
+    hidden = toys.with_view_dropout(0.3, torch.Generator().manual_seed(0))
+    before = len(pickle.dumps(hidden))
+    keep_cosines([hidden])
+    build_learner("metric").log_probabilities(draw(hidden))
+    assert len(pickle.dumps(hidden)) < before + 10_000  # the cosines alone are ten times that
+    sent = pickle.loads(pickle.dumps(hidden))
+    assert not sent.pool.keeps_cosines
+    torch.testing.assert_close(sent.pool.views, toys.pool.views)
+    assert torch.equal(sent.in_pool, hidden.in_pool)
 
 
 def test_items_of_their_own_have_a_pool_of_their_own(toys):
