@@ -22,7 +22,8 @@ from models.baselines import BestSingle, TunedLogreg, reference_learners, tune_l
 from models.calls import Run, one_by_one, report_of
 from models.catalogue import AUTO, auto_members, build_learner, learners_to_train, named_learners
 from models.episodes import EpisodeBatch, EpisodeSampler
-from models.features import DomainData, keep_cosines
+from models.features import DomainData
+from models.geometry import remembered
 from models.learner import Prior
 from models.learning_curve import LearningCurve
 from models.metrics import accuracy_per_episode, estimate, expected_calibration_error, reliability
@@ -227,11 +228,11 @@ def _compare_on_split(
     check_classes(test, classes, config)
     learners, trainings = trained_learners(config, training, classes, report)
     tested, parts = hide_views(test, config.missing, seed), []
-    keep_cosines(tested)
-    for shot in config.shots:
-        batches = [draw_episodes(domain, classes, shot, config, seed) for domain in tested]
-        answers = [compare(learners, episodes, report) for episodes in batches]
-        parts.append(Comparison.of(answers, split_seed=seed, shot=shot))
+    with remembered(tested):
+        for shot in config.shots:
+            batches = [draw_episodes(domain, classes, shot, config, seed) for domain in tested]
+            answers = [compare(learners, episodes, report) for episodes in batches]
+            parts.append(Comparison.of(answers, split_seed=seed, shot=shot))
     return parts, trainings
 
 

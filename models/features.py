@@ -12,9 +12,6 @@ from torch.nn.functional import normalize, one_hot
 
 from models.pool import Pool, centre, pool_rows
 
-MOST_KEPT = 2**29
-"""Bytes of cosines that `keep_cosines` has kept, at most."""
-
 
 @dataclass(frozen=True)
 class ViewSpec:
@@ -36,7 +33,7 @@ class DomainData:
     """All items of one domain: one feature matrix per view, a presence mask, and the labels that are known.
 
     Features are finite and of single precision; what they hold where `presence` is false plays no part. `labels`
-    indexes `classes`; -1 is unlabelled.
+    indexes `classes`; -1 is unlabelled. Nothing in it may change: what follows from it is made once and kept.
     """
 
     domain: str
@@ -48,6 +45,8 @@ class DomainData:
     item_ids: tuple[str, ...]
     provenance: dict[str, int] = field(default_factory=dict)
     """Lake table to the version that was read."""
+    _whole: "DomainData | None" = field(default=None, init=False, repr=False)
+    """The domain that has the same items, if some of their views or labels are hidden here."""
 
     def __len__(self) -> int:
         return len(self.item_ids)
@@ -59,7 +58,7 @@ class DomainData:
     @cached_property
     def means(self) -> dict[str, Float[Tensor, " _"]]:
         """Mean of each view's unit-norm features over the items that have it, zero if none has; labels play no part."""
-        if self._whole is not self:
+        if self._whole is not None:
             return self._whole.means
         shares = self.presence / self.presence.sum(0).clamp(min=1)
         return {
@@ -75,7 +74,10 @@ class DomainData:
     @cached_property
     def pool(self) -> Pool:
         """Those items with all of their views, also of those that are hidden: `in_pool` says which are not."""
-        return Pool(self.centred(self.pool_rows)) if self._whole is self else self._whole.pool
+        if self._whole is not None:
+            return self._whole.pool
+        with torch.inference_mode(False), torch.no_grad():
+            return Pool(self.centred(self.pool_rows))
 
     @property
     def in_pool(self) -> Bool[Tensor, "pool view"]:
@@ -102,6 +104,8 @@ class DomainData:
 
     def to(self, device: torch.device | str) -> "DomainData":
         """Return the same items on another device; the means stay what they are."""
+        if self.labels.device == torch.device(device):
+            return self
         moved = replace(
             self,
             features={name: matrix.to(device) for name, matrix in self.features.items()},
@@ -122,7 +126,13 @@ class DomainData:
         )
 
     def with_presence(self, presence: Bool[Tensor, "item view"]) -> "DomainData":
-        """Return the same items with some views hidden; nothing is copied, and the means stay those of all items."""
+        """Return the same items with some views hidden; nothing is copied, and the means stay those of all items.
+
+        Raises:
+            ValueError: an item is said to have a view that it came without.
+        """
+        if bool((presence & ~(self._whole or self).presence).any()):
+            raise ValueError(f"items of {self.domain!r} cannot be given views that they came without")
         return self._part_of_whole(replace(self, presence=presence))
 
     def with_view_dropout(self, rate: float, generator: torch.Generator) -> "DomainData":
@@ -149,14 +159,8 @@ class DomainData:
         kept = self.presence.flatten().index_fill(0, unlucky[: round(share * int(self.presence.sum()))], False)
         return self.with_presence(kept.view_as(self.presence))
 
-    @property
-    def _whole(self) -> "DomainData":
-        """The domain of which these are the items, with some views or labels hidden."""
-        whole: DomainData = self.__dict__.get("whole", self)
-        return whole
-
     def _part_of_whole(self, changed: "DomainData") -> "DomainData":
-        changed.__dict__["whole"] = self._whole
+        object.__setattr__(changed, "_whole", self._whole or self)
         return changed
 
     def _draw_luck(self, generator: torch.Generator) -> Float[Tensor, "item view"]:
@@ -177,15 +181,3 @@ class DomainData:
         """Return the same items with none of `classes` known: their labels become -1."""
         unwanted = set(classes)
         return self.with_classes(tuple(name for name in self.classes if name not in unwanted))
-
-
-def keep_cosines(domains: Iterable[DomainData], most: int = MOST_KEPT) -> None:
-    """Have domains that are pools as a whole keep the cosines between their items, as far as `most` bytes go.
-
-    Whoever is going to draw many batches from them saves a product with the pool in each.
-    """
-    for domain in domains:
-        needed = 4 * len(domain.views) * len(domain) ** 2
-        if len(domain.pool) == len(domain) and not domain.pool.keeps_cosines and needed <= most:
-            domain.pool.keep_cosines()
-            most -= needed

@@ -1,7 +1,8 @@
 """Learners that answer from similarities: place the items, weigh the views, and let a head decide.
 
-A head sees only `EpisodeGrams` and view weights, so any head works with any views, encoders and dimensions, and one
-learner, one domain model and one stored form serve every family whose answer is a function of similarities.
+A head sees only `EpisodeGrams` and view weights (and what it made of the same support before), so any head works
+with any views, encoders and dimensions, and one learner, one domain model and one stored form serve every family whose
+answer is a function of similarities.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,11 +31,11 @@ from models.heads import (
     EnsembleHead,
     EpisodeLoss,
     FittedHead,
+    SupportMemory,
     TunedHead,
     WeighingHead,
     query_loss,
 )
-from models.metric.fine_tuning import TuningMemory
 from models.placement import Placement
 from models.pool import Pool, centre, has_view
 from models.settling import Asked, drop_unless_it_pays, keep, settle_strengths
@@ -118,12 +119,12 @@ class FusedLearner(nn.Module):
         return self.classify(self._grams(episodes), modalities).log_softmax(-1)
 
     def classify(
-        self, grams: EpisodeGrams, modalities: Int[Tensor, " view"], memory: TuningMemory | None = None
+        self, grams: EpisodeGrams, modalities: Int[Tensor, " view"], memory: SupportMemory | None = None
     ) -> Float[Tensor, "batch query way"]:
         """Return logits of the queries, whose softmax is calibrated; a `memory` is of the support that grams have."""
         weights = self.view_weights(grams, modalities)
-        remembered = (memory,) if isinstance(self.head, TunedHead) else ()
-        logits = self.head(grams, weights, *remembered)
+        is_remembered = memory is not None and isinstance(self.head, TunedHead)
+        logits = self.head(grams, weights, memory) if is_remembered else self.head(grams, weights)
         calibrated: Tensor = self.temperature(logits, grams.shots, grams.coverage(weights))
         return calibrated
 
@@ -212,7 +213,10 @@ class FusedLearner(nn.Module):
 
 
 class FusedModel:
-    """One domain's labelled items, placed, with the prior and the unlabelled pool that place further ones."""
+    """One domain's labelled items, placed, with the prior and the unlabelled pool that place further ones.
+
+    The learner is the model's own, and nothing in it or in the tensors may change: what follows from them is kept.
+    """
 
     def __init__(
         self,
@@ -228,11 +232,11 @@ class FusedModel:
         self.classes = classes
         self.tensors = dict(tensors)
         self.pool_ids = pool_ids
-        self._memory = TuningMemory()
+        self._memory = SupportMemory()
 
     @cached_property
     def pool(self) -> Pool:
-        """The domain's items as they were when it was adapted to."""
+        """The domain's items as they were when it was adapted to, in single precision, unlike what is stored."""
         return Pool({view.name: self.tensors[f"pool/{view.name}"].float() for view in self.views})
 
     @property

@@ -1,10 +1,11 @@
-"""Where items lie before any label is seen: centring by domain, whitening within classes, averaging with neighbours.
+"""Where items lie before any label is seen, beside centring by domain: whitening within classes, and neighbours.
 
 Every step has a strength, and at strength zero leaves items where they are, so that a learner built on these starts
 as nearest centroid and departs from it only as far as training on other domains and classes supports.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
@@ -15,10 +16,39 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from models.features import DomainData
-from models.pool import ROUNDING, centre
+from models.pool import ROUNDING, Pool, centre
+
+MOST_KEPT = 2**29
+"""Bytes of cosines that are kept at a time, at most."""
+
+SETS_OF_CLASSES = 6
+"""As many does one training fit statistics to, two of them in turns."""
 
 SHRINKAGE = 0.5
 """Weight of the identity in the within-class covariance (Ledoit and Wolf, 2004, with a fixed intensity)."""
+
+
+@contextmanager
+def remembered(domains: Iterable[DomainData]) -> Iterator[None]:
+    """Keep what follows from domains alone, as long as many batches are drawn from them.
+
+    That is bases, and the cosines between the items of those domains that are pools as a whole, as far as `MOST_KEPT`
+    bytes go.
+    """
+    pools: list[Pool] = []
+    left = MOST_KEPT
+    for domain in domains:
+        needed = 4 * len(domain.views) * len(domain) ** 2
+        if len(domain.pool) == len(domain) and not domain.pool.keeps_cosines and needed <= left:
+            domain.pool.keep_cosines()
+            pools.append(domain.pool)
+            left -= needed
+    try:
+        yield
+    finally:
+        for pool in pools:
+            pool.forget_cosines()
+        fit_bases.cache_clear()
 
 
 @dataclass(frozen=True)
@@ -49,7 +79,7 @@ class WithinClassBasis:
         return self.ratios ** (-power / 2) - 1
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=SETS_OF_CLASSES)
 def fit_bases(
     domains: tuple[DomainData, ...], classes: tuple[str, ...], *, rank: int = 128
 ) -> Mapping[str, WithinClassBasis]:
@@ -57,7 +87,7 @@ def fit_bases(
 
     Encoders with fewer labelled items than twice the rank are left out: their scatter would be noise. So are those of
     one source: a learner that was trained with their scatter would miss it in a new domain.
-    The last few results are kept, with the domains: the folds of training take turns, for one learner after another.
+    Results are kept, with the domains, until `remembered` ends.
     """
     scatter: dict[str, Tensor] = {}
     freedom: dict[str, int] = {}
@@ -117,11 +147,11 @@ def find_neighbours(
     Nearness is the weighted cosine over the views that both have, so that a view an item lacks can be filled from items
     that are near in the views it has. Of `cosines` there is one matrix for each view in turn.
     """
-    of_rows, shares = of_rows * weights, of_pool.T.to(weights.dtype)
+    row_weights, is_in_pool = of_rows * weights, of_pool.to(weights.dtype)
     similarity = torch.zeros_like(is_same, dtype=weights.dtype)
-    for cosine, row_weights, shares_of_view in zip(cosines, of_rows.T, shares, strict=True):
-        similarity.addcmul_(cosine * row_weights.unsqueeze(-1), shares_of_view)
-    lengths = (of_rows.sum(1, keepdim=True) * (weights @ shares)).sqrt()
+    for cosine, weight, is_there in zip(cosines, row_weights.T, is_in_pool.T, strict=True):
+        similarity.addcmul_(cosine * weight.unsqueeze(-1), is_there)
+    lengths = (row_weights.sum(1, keepdim=True) * (is_in_pool @ weights)).sqrt()
     similarity = similarity.div_(lengths.clamp_(min=ROUNDING)).masked_fill_(is_same, -torch.inf)
     return [_nearest(similarity, is_there, count, temperature) for is_there in of_pool.T]
 

@@ -1,10 +1,12 @@
 """What a learner's head may be asked for beside its logits, each by a protocol of its own.
 
-Every head is called as `head(grams, weights) -> logits [batch, query, way]`.
+Every head is called as `head(grams, weights) -> logits [batch, query, way]`. One that is tuned on the support may be
+given the memory of a support as well.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -79,8 +81,15 @@ class WeighingHead(Protocol):
         ...
 
 
+@dataclass
+class SupportMemory:
+    """Keeps what was tuned on one support, for whoever asks about that again and again."""
+
+    tuning: Any = None
+
+
 @runtime_checkable
 class TunedHead(Protocol):
-    """A head that is fine-tuned on the support, and may be given the memory of one: `head(grams, weights, memory)`."""
+    """A head with a part that is tuned on the support: with `head(grams, weights, memory)` once for each memory."""
 
     fine_tuning: nn.Module

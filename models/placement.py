@@ -77,10 +77,9 @@ class Placement(nn.Module):
             if (basis := self.bases.get(spec.encoder_id)) is None:
                 placed[spec.name] = normalize(own + pull * near.average(others), dim=-1)
             else:  # the mean of whitened items is the whitened mean, so few items are whitened: no neighbours
-                squares = pool.squares(spec.name, basis.directions)
-                own_squares = squares[at] if pool.keeps_cosines else (own @ basis.directions).square()
-                mixed = own / basis.lengths(own_squares, power)
-                mixed = mixed + pull * near.average(others, basis.lengths(squares, power))
+                own_length = basis.lengths(pool.squares_of(spec.name, own, at, basis.directions), power)
+                lengths = basis.lengths(pool.squares(spec.name, basis.directions), power)
+                mixed = own / own_length + pull * near.average(others, lengths)
                 placed[spec.name] = basis.whiten(mixed, power)
         return placed
 

@@ -58,18 +58,22 @@ class Pool:
     def keep_cosines(self) -> None:
         """Keep the cosines of all pairs of the pool, from when they are first asked for.
 
-        From then on `cosines` may only be asked about items of the pool.
+        Until they are forgotten all rows that are asked about have to be items of the pool.
         """
         if self._cosines is None:
             self._cosines = {}
 
+    def forget_cosines(self) -> None:
+        """Keep them no more."""
+        self._cosines = None
+
     @property
     def keeps_cosines(self) -> bool:
-        """Whether it does: then all items that are asked about are items of the pool."""
+        """Whether it does."""
         return self._cosines is not None
 
     def cosines(self, name: str, items: Float[Tensor, "row dim"], at: Int[Tensor, " row"]) -> Float[Tensor, "row pool"]:
-        """Return the cosines of a view's items, which the pool has `at` these positions, with those of the pool.
+        """Return the cosines of a view's items with those of the pool, which has them `at` these positions, -1: not.
 
         Where either lacks the view they mean nothing.
         """
@@ -84,6 +88,20 @@ class Pool:
         """Return the squared coordinates of a view's items along directions; those asked for last are kept."""
         kept_for, squares = self._squares.get(name, (None, None))
         if squares is None or kept_for is not directions:
-            squares = (self.views[name] @ directions).square()
+            with torch.inference_mode(False), torch.no_grad():
+                squares = (self.views[name] @ directions).square()
             self._squares[name] = (directions, squares)
         return squares
+
+    def squares_of(
+        self,
+        name: str,
+        items: Float[Tensor, "row dim"],
+        at: Int[Tensor, " row"],
+        directions: Float[Tensor, "dim rank"],
+    ) -> Float[Tensor, "row rank"]:
+        """Return those of a view's items, which the pool has `at` these positions, -1: not.
+
+        Where they lack the view they mean nothing.
+        """
+        return self.squares(name, directions)[at] if self.keeps_cosines else (items @ directions).square()

@@ -19,8 +19,9 @@ from data_contracts.errors import ModelError
 from models.calls import Run, one_by_one
 from models.catalogue import build_learner
 from models.episodes import EpisodeBatch, EpisodeSampler
-from models.features import DomainData, keep_cosines
+from models.features import DomainData
 from models.fused import FusedLearner
+from models.geometry import remembered
 from models.metrics import accuracy_per_episode
 from models.selection import cross_validated, describe
 from models.selector import Outcomes, Selector
@@ -119,8 +120,8 @@ def _rehearse(
         for now in train(learner, rehearsal.domains, rehearsal.config, is_settled=False):
             report(done + now.step, total, what)
         done += rehearsal.config.steps
-    keep_cosines(problem.domain for problem in rehearsal.problems)
-    return _try(learners, rehearsal.problems, names)
+    with remembered(problem.domain for problem in rehearsal.problems):
+        return _try(learners, rehearsal.problems, names)
 
 
 def _judge(members: Mapping[str, FusedLearner], domains: Sequence[DomainData], config: TrainConfig) -> list[Outcomes]:

@@ -71,14 +71,17 @@ class Temperature(nn.Module):
         """Minimise the cross-entropy, with a small penalty.
 
         Scales are fitted to episodes as they are, powers to those in which views were hidden, in turn: how sure a
-        learner is of items that lack nothing does not depend on how much it loses where they do.
+        learner is of items that lack nothing does not depend on how much it loses where they do. In double precision,
+        because in single the search ends wherever rounding hides the slope.
         """
-        log_scales, exponents = torch.zeros_like(self.log_scales), torch.zeros_like(self.exponents)
+        log_scales, exponents = (
+            torch.zeros_like(buffer, dtype=torch.float64) for buffer in (self.log_scales, self.exponents)
+        )
         whole, hidden = (_joined([part for part in answers if part.is_hidden is wanted]) for wanted in (False, True))
         for _ in range(ROUNDS if hidden else 1):
-            for fitted, parts in ((log_scales, whole), (exponents, hidden)):
-                if parts:
-                    _minimise(partial(_loss, parts, log_scales, exponents), fitted)
+            for fitted, queries in ((log_scales, whole), (exponents, hidden)):
+                if queries:
+                    _minimise(partial(_loss, queries, log_scales, exponents), fitted)
         self.log_scales.copy_(log_scales)
         self.exponents.copy_(exponents)
 
@@ -122,12 +125,10 @@ def _joined(parts: Sequence[Uncalibrated]) -> list[_Queries]:
     by_way: dict[int, list[_Queries]] = defaultdict(list)
     for logits, labels, shots, coverage, _ in parts:
         real = (labels >= 0).nonzero(as_tuple=True)
-        shots, of_support = shots[real[0]], coverage.support[real[0]]
-        weight = torch.full_like(of_support, 1 / (max(len(shots), 1) * len(parts)))
-        queries = _Queries(
-            logits[real].unsqueeze(1), labels[real], shots, of_support, coverage.query[real].unsqueeze(1), weight
-        )
-        by_way[logits.shape[-1]].append(queries)
+        of_support, of_query = coverage.support[real[0]].double(), coverage.query[real].double().unsqueeze(1)
+        weight = torch.full_like(of_support, 1 / (max(len(of_support), 1) * len(parts)))
+        asked = logits[real].double().unsqueeze(1)
+        by_way[logits.shape[-1]].append(_Queries(asked, labels[real], shots[real[0]], of_support, of_query, weight))
     return [_Queries(*map(torch.cat, zip(*alike, strict=True))) for alike in by_way.values()]
 
 

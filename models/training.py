@@ -21,7 +21,8 @@ from torch import Tensor
 from data_contracts.configs import TrainConfig
 from data_contracts.errors import EpisodeTooSmall, ModelError
 from models.episodes import EpisodeBatch, EpisodeSampler
-from models.features import DomainData, keep_cosines
+from models.features import DomainData
+from models.geometry import remembered
 from models.learner import MetaLearner, Prior
 from models.metrics import accuracy_per_episode, estimate
 from models.temperature import SHOTS as CALIBRATION_SHOTS
@@ -149,16 +150,17 @@ def train(
         EpisodeTooSmall: the domains have too few classes or items for the episodes asked for.
         ModelError: the loss is no longer finite.
     """
-    run = _Run(learner, domains, config)
-    if state is None:
-        run.start()
-        yield run.progress(0, None)
-    else:
-        run.restore(state)
-    for step in range(run.step + 1, config.steps + 1):
-        loss = run.advance(step)
-        yield run.progress(step, loss)
-    run.finish(is_settled)
+    with remembered(domains):
+        run = _Run(learner, domains, config)
+        if state is None:
+            run.start()
+            yield run.progress(0, None)
+        else:
+            run.restore(state)
+        for step in range(run.step + 1, config.steps + 1):
+            loss = run.advance(step)
+            yield run.progress(step, loss)
+        run.finish(is_settled)
 
 
 def validation_episodes(domains: Sequence[DomainData], config: TrainConfig) -> list[EpisodeBatch]:
@@ -205,7 +207,6 @@ class _Run:
         self.generator = torch.Generator().manual_seed(config.seed)
         self.validation_episodes = validation_episodes(domains, config)
         learner.unsettle()
-        keep_cosines(domains)
         learner.meet([data for data in domains if self._can_draw_from(data)])
         self.step, self.fold = 0, -1
         self.best_accuracy: Float[Tensor, " episode"] | None = None

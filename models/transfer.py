@@ -38,7 +38,8 @@ from models.evaluation import (
     train_learners,
     untrained_learner,
 )
-from models.features import DomainData, keep_cosines
+from models.features import DomainData
+from models.geometry import remembered
 from models.learner import Prior
 from models.metrics import estimate, expected_calibration_error
 from models.training import Report, can_draw, fit_to_data, large_classes, split_classes
@@ -112,13 +113,13 @@ def transfer_rows(problem: LeftOut, config: TransferConfig, report: Report = lam
     trained, _ = train_learners(config.learners, problem.training, fitted, report)
     limits = _calibrate(trained, problem.training, fitted, config)
     untrained = from_scratch()
-    keep_cosines([problem.test])
     rows = []
-    for shot in config.shots:
-        episodes = draw_episodes(problem.test, problem.classes, shot, config, config.split_seed)
-        answers = compare({**trained, **untrained}, episodes, report)
-        scratch = {name: answers[name] for name in untrained}
-        rows += [_row(problem, shot, name, answers[name], scratch, limits[name, shot]) for name in trained]
+    with remembered([problem.test]):
+        for shot in config.shots:
+            episodes = draw_episodes(problem.test, problem.classes, shot, config, config.split_seed)
+            answers = compare({**trained, **untrained}, episodes, report)
+            scratch = {name: answers[name] for name in untrained}
+            rows += [_row(problem, shot, name, answers[name], scratch, limits[name, shot]) for name in trained]
     return rows
 
 

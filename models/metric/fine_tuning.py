@@ -9,7 +9,7 @@ left out, and nothing is tuned.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from models.episodes import mean_shares
 from models.grams import EpisodeGrams
+from models.heads import SupportMemory
 from models.logistic import DualWeights, fit_logistic
 from models.nearest import support_as_queries
 from models.strength import ByShot, within
@@ -48,13 +49,6 @@ class Tuning(NamedTuple):
     """None where nothing can be left out."""
 
 
-@dataclass
-class TuningMemory:
-    """Keeps what was tuned for whoever asks about one support again and again."""
-
-    tuning: Tuning | None = None
-
-
 class FineTuning(nn.Module):
     """Logistic regression on the support, which takes a share of the decision."""
 
@@ -69,7 +63,7 @@ class FineTuning(nn.Module):
         gram: Float[Tensor, "batch support support"],
         cross: Float[Tensor, "batch query support"],
         grams: EpisodeGrams,
-        memory: TuningMemory | None = None,
+        memory: SupportMemory | None = None,
     ) -> Float[Tensor, "batch query way"]:
         """Return logits of the queries, about as far apart as those `before` fine-tuning.
 
@@ -77,8 +71,9 @@ class FineTuning(nn.Module):
         `cross` are the similarities, within the support and of queries to it, in the space of the metric. What
         left-out items say has no gradient. With a `memory`, which is of one support, the support is tuned on once.
         """
-        memory = memory or TuningMemory()
-        tuning = memory.tuning = memory.tuning or tune(nearest, gram, grams)
+        memory = memory or SupportMemory()
+        tuning: Tuning = memory.tuning or tune(nearest, gram, grams)
+        memory.tuning = tuning
         share = tuning.probability.unsqueeze(-1) * within(self.strength(grams.shots), 0.0, 1.0)
         after = before
         if tuning.classifier is not None:

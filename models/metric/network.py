@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from models.common_space import COMMON_DIM
 from models.episodes import mean_shares
 from models.grams import EpisodeGrams
-from models.metric.fine_tuning import FineTuning, TuningMemory
+from models.heads import SupportMemory
+from models.metric.fine_tuning import FineTuning
 from models.metric.known import where_known
 from models.metric.losses import ROUNDING, contrastive_loss, euclidean, pairwise_squared, triplet_loss
 from models.nearest import NearestCentroid, nearness
@@ -88,7 +89,7 @@ class LearnedMetricHead(nn.Module):
         self.fine_tuning = FineTuning()
 
     def forward(
-        self, grams: EpisodeGrams, weights: Float[Tensor, "batch view"], memory: TuningMemory | None = None
+        self, grams: EpisodeGrams, weights: Float[Tensor, "batch view"], memory: SupportMemory | None = None
     ) -> Float[Tensor, "batch query way"]:
         """Return logits of the queries."""
         support, query = (self.network(items) for items in grams.items.common(weights))

@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from models.grams import EpisodeGrams
-from models.metric.fine_tuning import FineTuning, TuningMemory
+from models.heads import SupportMemory
+from models.metric.fine_tuning import FineTuning
 from models.nearest import NearestCentroid
 
 
@@ -23,7 +24,7 @@ class PrototypicalHead(nn.Module):
         self.fine_tuning = FineTuning()
 
     def forward(
-        self, grams: EpisodeGrams, weights: Float[Tensor, "batch view"], memory: TuningMemory | None = None
+        self, grams: EpisodeGrams, weights: Float[Tensor, "batch view"], memory: SupportMemory | None = None
     ) -> Float[Tensor, "batch query way"]:
         """Return logits of the queries."""
         nearest = partial(self.nearest, weights=weights)

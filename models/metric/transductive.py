@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from models.episodes import mean_shares
 from models.grams import EpisodeGrams
-from models.metric.fine_tuning import FineTuning, TuningMemory
+from models.heads import SupportMemory
+from models.metric.fine_tuning import FineTuning
 from models.metric.known import where_known
 from models.nearest import NearestCentroid, nearness
 from models.strength import ByShot, within
@@ -46,7 +47,7 @@ class TransductiveHead(nn.Module):
         self.fine_tuning = FineTuning()
 
     def forward(
-        self, grams: EpisodeGrams, weights: Float[Tensor, "batch view"], memory: TuningMemory | None = None
+        self, grams: EpisodeGrams, weights: Float[Tensor, "batch view"], memory: SupportMemory | None = None
     ) -> Float[Tensor, "batch query way"]:
         """Return logits of the queries."""
         gram, cross = grams.fused(weights)

@@ -163,3 +163,17 @@ def test_temperature_between_two_shots_lies_between_theirs_and_is_kept_beyond_al
     ones = torch.ones(8, 1, 1)
     found = temperature(ones, asked, whole(ones)).log().flatten()
     torch.testing.assert_close(found, torch.tensor([0.0, 0.0, 0.5, 1.0, 0.0, -1.0, 0.5, 0.5]), atol=1e-6, rtol=0)
+
+
+def test_every_batch_counts_the_same_whatever_its_size_and_ways():
+    (sure, labels), (unsure, others) = problem(n_episodes=60, scale=3.0), problem(n_episodes=20, scale=0.5, seed=1)
+    shots = [torch.full((len(logits),), 1.0) for logits in (sure, unsure)]
+    fitted = []
+    for ways, times in ((5, 1), (7, 1), (5, 3)):
+        padded = torch.cat([unsure, torch.full((20, 50, ways - 5), -50.0)], dim=-1).repeat(times, 1, 1)
+        few = Uncalibrated(padded, others.repeat(times, 1), shots[1].repeat(times), whole(padded))
+        temperature = Temperature()
+        temperature.fit([Uncalibrated(sure, labels, shots[0], whole(sure)), few])
+        fitted.append(temperature.log_scales.clone())
+    torch.testing.assert_close(fitted[1], fitted[0], atol=1e-4, rtol=0)
+    torch.testing.assert_close(fitted[2], fitted[0], atol=1e-4, rtol=0)
