@@ -79,6 +79,11 @@ class DomainData:
         with torch.inference_mode(False), torch.no_grad():
             return Pool(self.centred(self.pool_rows))
 
+    def positions_in_pool(self, rows: Int[Tensor, " row"]) -> Int[Tensor, " row"]:
+        """Return where in the pool the given rows are, -1 for those that are not there."""
+        positions = torch.searchsorted(self.pool_rows, rows).clamp(max=len(self.pool_rows) - 1)
+        return torch.where(self.pool_rows[positions] == rows, positions, -1)
+
     @property
     def in_pool(self) -> Bool[Tensor, "pool view"]:
         """Which views the items of the pool have that are not hidden."""
@@ -86,10 +91,12 @@ class DomainData:
 
     def centred(self, rows: Int[Tensor, " row"]) -> dict[str, Float[Tensor, "row _"]]:
         """Return every view of the given rows as unit-norm items about the mean, zero where it is absent."""
-        return {
-            view.name: centre(self.features[view.name][rows], self.means[view.name], self.presence[rows, number])
-            for number, view in enumerate(self.views)
-        }
+        return {view.name: self.centred_view(number, rows) for number, view in enumerate(self.views)}
+
+    def centred_view(self, number: int, rows: Int[Tensor, " row"]) -> Float[Tensor, "row _"]:
+        """Return one of them."""
+        name = self.views[number].name
+        return centre(self.features[name][rows], self.means[name], self.presence[rows, number])
 
     @cached_property
     def views_present(self) -> list[int]:

@@ -177,8 +177,8 @@ class FusedLearner(nn.Module):
         self, domain: DomainData, rows: Int[Tensor, " row"], shot: Float[Tensor, ""]
     ) -> dict[str, Float[Tensor, "row _"]]:
         """Place rows of a domain as episodes of the given shot need them."""
-        at = torch.full_like(domain.labels, -1).index_copy(0, domain.pool_rows, torch.arange(len(domain.pool)).to(rows))
-        return self.place(domain.views, domain.centred(rows), at[rows], domain.pool, domain.in_pool, shot)
+        at = domain.positions_in_pool(rows)
+        return self.place(domain.views, domain.centred(rows), at, domain.pool, domain.in_pool, shot)
 
     def place(
         self,

@@ -4,11 +4,10 @@ Every step has a strength, and at strength zero leaves items where they are, so 
 as nearest centroid and departs from it only as far as training on other domains and classes supports.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from types import MappingProxyType
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from models.features import DomainData
-from models.pool import ROUNDING, Pool, centre
+from models.pool import ROUNDING, Pool
 
 MOST_KEPT = 2**29
 """Bytes of cosines that are kept at a time, at most."""
@@ -82,7 +81,7 @@ class WithinClassBasis:
 @lru_cache(maxsize=SETS_OF_CLASSES)
 def fit_bases(
     domains: tuple[DomainData, ...], classes: tuple[str, ...], *, rank: int = 128
-) -> Mapping[str, WithinClassBasis]:
+) -> dict[str, WithinClassBasis]:
     """Pool the within-class scatter of `classes` over `domains`, for each encoder that several items share.
 
     Encoders with fewer labelled items than twice the rank are left out: their scatter would be noise. So are those of
@@ -97,18 +96,17 @@ def fit_bases(
             if view.is_of_one_source:
                 continue
             rows = ((labels >= 0) & domain.presence[:, number]).nonzero().flatten()
-            items = centre(domain.features[view.name][rows], domain.means[view.name], domain.presence[rows, number])
+            items = domain.centred_view(number, rows)
             members = torch.nn.functional.one_hot(labels[rows], len(classes)).to(items.dtype)
             counts = members.sum(0).clamp(min=1)
             spread = items - members @ ((members.T @ items) / counts[:, None])
             scatter[view.encoder_id] = scatter.get(view.encoder_id, 0) + spread.T @ spread
             freedom[view.encoder_id] = freedom.get(view.encoder_id, 0) + len(rows) - int((members.sum(0) > 0).sum())
-    bases = {
+    return {
         encoder_id: _leading_directions(matrix / freedom[encoder_id], rank)
         for encoder_id, matrix in scatter.items()
         if freedom[encoder_id] >= 2 * rank
     }
-    return MappingProxyType(bases)
 
 
 def _leading_directions(covariance: Float[Tensor, "dim dim"], rank: int) -> WithinClassBasis:

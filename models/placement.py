@@ -45,7 +45,7 @@ class Placement(nn.Module):
 
     def fit(self, domains: Sequence[DomainData], classes: tuple[str, ...]) -> None:
         """Take the within-class scatter of each shared encoder from the given classes."""
-        self.bases = deepcopy(dict(fit_bases(tuple(domains), classes)))  # learners share no numbers
+        self.bases = deepcopy(fit_bases(tuple(domains), classes))  # learners share no numbers
 
     def place(
         self,

@@ -60,8 +60,7 @@ class Pool:
 
         Until they are forgotten all rows that are asked about have to be items of the pool.
         """
-        if self._cosines is None:
-            self._cosines = {}
+        self._cosines = {}
 
     def forget_cosines(self) -> None:
         """Keep them no more."""

@@ -21,6 +21,16 @@ def test_pool_is_every_item_or_an_evenly_spaced_part():
     assert set(rows.diff().tolist()) <= {2, 3}
 
 
+@pytest.mark.parametrize("size", [40, 96])
+def test_rows_are_found_in_the_pool(size, monkeypatch):
+    monkeypatch.setattr("models.pool.POOL_SIZE", size)
+    domain, rows = make_domain(), torch.tensor([95, 0, 41, 42, 0])
+    pool = domain.pool_rows.tolist()
+    expected = [pool.index(row) if row in pool else -1 for row in rows.tolist()]
+    assert domain.positions_in_pool(rows).tolist() == expected
+    assert (-1 in expected) == (size < 96)
+
+
 def test_pool_is_centred_once_for_all_that_is_hidden_of_a_domain(toys):
     presence = toys.presence & (torch.arange(96)[:, None] % 4 != torch.arange(3))
     hidden = toys.with_presence(presence)
