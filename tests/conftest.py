@@ -63,13 +63,15 @@ def tracked_home(home: Path, empty_mlflow: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def short_fits() -> Iterator[None]:
-    """Metrics are fitted in few rounds, and learners calibrated at few shots and with views hidden at one rate.
+    """Fits take few rounds, and learners are calibrated on few episodes, at few shots, with views hidden at one rate.
 
     Tests of what all of them are good for put them back: those here are imported before they change.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("models.metric.network.STEPS", 10)
         patch.setattr("models.metric.transductive.MOST_ITERATIONS", 30)
+        patch.setattr("models.metric.fine_tuning.STEPS", 10)
+        patch.setattr("models.training.CALIBRATION_EPISODES", 5)
         patch.setattr("models.training.CALIBRATION_SHOTS", (1,))  # beside those that are trained with
         patch.setattr("models.training.HIDDEN_RATES", (0.5,))
         yield
