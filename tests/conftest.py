@@ -71,7 +71,7 @@ def short_fits() -> Iterator[None]:
         patch.setattr("models.metric.network.STEPS", 10)
         patch.setattr("models.metric.transductive.MOST_ITERATIONS", 30)
         patch.setattr("models.metric.fine_tuning.STEPS", 10)
-        patch.setattr("models.training.CALIBRATION_EPISODES", 5)
+        patch.setattr("models.training.CALIBRATION_EPISODES", 6)
         patch.setattr("models.training.CALIBRATION_SHOTS", (1,))  # beside those that are trained with
         patch.setattr("models.training.HIDDEN_RATES", (0.5,))
         yield
