@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -53,8 +54,12 @@ class TrainProgress:
     step: int
     loss: float | None
     validation_accuracy: float | None
-    state: dict[str, Any] = field(repr=False)
-    """Everything needed to go on from here, or to stop: tensors, numbers and lists only."""
+    state: Callable[[], dict[str, Any]] = field(repr=False)
+    """Copies everything needed to go on from here, or to stop: tensors, numbers and lists only.
+
+    Raises:
+        RuntimeError: training has gone on since.
+    """
 
 
 @dataclass(frozen=True)
@@ -212,6 +217,7 @@ class _Run:
         self.best_accuracy: Float[Tensor, " episode"] | None = None
         self.best = self.fitted_with = self._snapshot()
         self.last_accuracy: float | None = None
+        self.is_finished = False
 
     def _can_draw_from(self, domain: DomainData) -> bool:
         least = min(self.config.shots)
@@ -264,6 +270,7 @@ class _Run:
             self.best = self._snapshot()
 
     def finish(self, is_settled: bool) -> None:
+        self.is_finished = True
         self._become(self.best)
         if is_settled:
             self.learner.fit_statistics(self.domains, (*self.split.folds[0], *self.split.folds[1]))
@@ -291,7 +298,7 @@ class _Run:
                     yield episodes, True
 
     def progress(self, step: int, loss: float | None) -> TrainProgress:
-        return TrainProgress(step, loss, self.last_accuracy, self._state())
+        return TrainProgress(step, loss, self.last_accuracy, partial(self._state, step))
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go back to where an earlier report stood."""
@@ -303,9 +310,11 @@ class _Run:
         self.optimiser.load_state_dict(deepcopy(state["optimiser"]))
         self.generator.set_state(state["generator"])
 
-    def _state(self) -> dict[str, Any]:
+    def _state(self, step: int) -> dict[str, Any]:
+        if self.is_finished or step != self.step:
+            raise RuntimeError(f"training has gone on since step {step}: take the state of a report when it comes")
         return {
-            "step": self.step,
+            "step": step,
             "best_accuracy": self.best_accuracy,
             "best": self.best,
             "fitted_with": self.fitted_with,

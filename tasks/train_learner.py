@@ -74,7 +74,7 @@ def train_learner(
             if now.validation_accuracy is not None:
                 seconds = before + time.perf_counter() - started
                 curves = {"losses": curve.losses, "validation": curve.validation}
-                state = {"made_of": made_of(kind, learner), "loop": now.state, "seconds": seconds, **curves}
+                state = {"made_of": made_of(kind, learner), "loop": now.state(), "seconds": seconds, **curves}
                 _write_checkpoint(checkpoint, state)
             progress.report(now.step, config.steps, f"meta-train {kind}")
             if now.step == config.steps:

@@ -1,7 +1,7 @@
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,7 @@ def noisy_facts(domain: DomainData) -> DomainData:
 
 def run(kind: str, domains: Sequence[DomainData], config: TrainConfig = CONFIG) -> Trained:
     learner = build_learner(kind)
-    reports = list(train(learner, domains, config))
+    reports = with_states(train(learner, domains, config))
     return reports, [value.clone() for value in trained_parameters(learner)]
 
 
@@ -88,7 +88,12 @@ def whole_run(kind: str) -> Trained:
 def steps(kind: str, domains: Sequence[DomainData], state: dict[str, Any] | None = None) -> list[TrainProgress]:
     """Take all steps that are left, without the end of training, where a learner is settled and calibrated."""
     count = CONFIG.steps + 1 if state is None else CONFIG.steps - state["step"]
-    return list(islice(train(build_learner(kind), domains, CONFIG, state), count))
+    return with_states(islice(train(build_learner(kind), domains, CONFIG, state), count))
+
+
+def with_states(run: Iterable[TrainProgress]) -> list[TrainProgress]:
+    """Take the state of every report while the run waits."""
+    return [replace(report, state=partial(deepcopy, report.state())) for report in run]
 
 
 @cache
@@ -158,11 +163,11 @@ def assert_resumed_steps_equal_those_without_a_break(
     kind: str, stop: int, domains: list[DomainData], folder: Path
 ) -> None:
     whole = whole_steps(kind)
-    rest = steps(kind, domains, stored_and_loaded(whole[stop].state, folder))
+    rest = steps(kind, domains, stored_and_loaded(whole[stop].state(), folder))
     assert [report.step for report in rest] == list(range(stop + 1, 9))
     assert [report.loss for report in rest] == [report.loss for report in whole[stop + 1 :]]
     for of_state in ("parameters", "best"):
-        assert_equal(rest[-1].state[of_state], whole[-1].state[of_state])
+        assert_equal(rest[-1].state()[of_state], whole[-1].state()[of_state])
 
 
 # What is dropped of a generator at the end is a verdict of its own.
@@ -170,7 +175,7 @@ def assert_resumed_steps_equal_those_without_a_break(
 def test_training_resumed_after_its_last_step_ends_as_it_does_without_a_break(kind, domains, tmp_path):
     reports, whole = whole_run(kind)
     learner = build_learner(kind)
-    assert list(train(learner, domains, CONFIG, stored_and_loaded(reports[-1].state, tmp_path))) == []
+    assert list(train(learner, domains, CONFIG, stored_and_loaded(reports[-1].state(), tmp_path))) == []
     assert_equal(whole, trained_parameters(learner))
 
 
@@ -180,7 +185,7 @@ def assert_equal(found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
 
 def test_state_may_be_used_twice_and_is_not_changed_by_the_run_it_came_from(kind, domains):
     run_ = train(build_learner(kind), domains, CONFIG)
-    state = [next(run_) for _ in range(6)][-1].state
+    state = [next(run_) for _ in range(6)][-1].state()
     kept = deepcopy(state)
     list(islice(run_, 3))
     steps(kind, domains, state)
@@ -188,6 +193,13 @@ def test_state_may_be_used_twice_and_is_not_changed_by_the_run_it_came_from(kind
         for part, value in moments.items():
             assert torch.equal(value, kept["optimiser"]["state"][name][part])
     assert state["step"] == kept["step"] == 5
+
+
+def test_state_of_a_step_that_training_has_left_is_refused(domains):
+    untrained, last = list(train(build_learner("metric"), domains, CONFIG.model_copy(update={"steps": 1})))
+    for report in (untrained, last):
+        with pytest.raises(RuntimeError, match=f"gone on since step {report.step}"):
+            report.state()
 
 
 @pytest.mark.parametrize("kind", EVERY_LEARNER)
@@ -216,9 +228,9 @@ def test_learner_ends_in_the_last_state_that_is_not_worse_on_validation_beyond_c
     too_fast = CONFIG.model_copy(update={"learning_rate": 5.0})
     reports, trained = run(kind, domains, too_fast) if is_too_fast else whole_run(kind)
     looks = [report for report in reports if report.validation_accuracy]
-    (chosen,) = [look for look in looks if all(map(torch.equal, trained, look.state["parameters"]))]
+    (chosen,) = [look for look in looks if all(map(torch.equal, trained, look.state()["parameters"]))]
     best = max(looks, key=lambda look: look.validation_accuracy)
-    found = estimate(reports[-1].state["best_accuracy"])
+    found = estimate(reports[-1].state()["best_accuracy"])
     assert found.mean == pytest.approx(best.validation_accuracy)
     assert chosen.validation_accuracy >= best.validation_accuracy - 2 * found.ci95
     assert all(look.validation_accuracy < best.validation_accuracy for look in looks if look.step > chosen.step)
@@ -349,13 +361,13 @@ def classes_of(batch: EpisodeBatch) -> set[str]:
 
 def test_what_has_to_pay_is_tried_on_classes_that_nothing_was_trained_on(domains):
     learner, split = Settling("metric", PrototypicalHead()), split_classes(domains, CONFIG)
-    reports = list(train(learner, domains, CONFIG.model_copy(update={"learning_rate": 5.0})))
+    reports = with_states(train(learner, domains, CONFIG.model_copy(update={"learning_rate": 5.0})))
     assert len(learner.asked) == len(domains) * len(CONFIG.shots)
     assert all(classes == set(split.validation) for classes, _ in learner.asked)
     assert all(fitted == set(split.folds[0]) | set(split.folds[1]) for _, fitted in learner.asked)
     assert learner.fitted == set(split.all)
     used = {name: parameter for name, parameter in learner.named_parameters() if parameter.requires_grad}
-    assert not all(map(torch.equal, used.values(), reports[-1].state["parameters"]))
+    assert not all(map(torch.equal, used.values(), reports[-1].state()["parameters"]))
     assert all(torch.equal(learner.then[name], parameter) for name, parameter in used.items())
     assert not learner.then["temperature.log_scales"].any()
     assert learner.temperature.log_scales.any()
@@ -364,9 +376,9 @@ def test_what_has_to_pay_is_tried_on_classes_that_nothing_was_trained_on(domains
 def test_settled_learner_that_is_trained_again_uses_all_of_its_head(domains):
     config = CONFIG.model_copy(update={"steps": 4})
     learner = build_learner("in_context")
-    reports = list(train(learner, domains, config))
+    reports = with_states(train(learner, domains, config))
     keep(learner.head, {1.0: 0.0})
-    again = list(train(learner, domains, config, reports[2].state))
+    again = list(train(learner, domains, config, reports[2].state()))
     assert [report.loss for report in again] == [report.loss for report in reports[3:]]
 
 
