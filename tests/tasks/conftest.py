@@ -7,7 +7,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
-from learning_lake import UNTRAINED, add_domain
+from learning_lake import UNTRAINED, add_domain, copied
 
 from data_contracts.configs import AdaptConfig
 from data_contracts.settings import get_settings, use_home
@@ -69,9 +69,3 @@ def primed(home_with_prior: Path, home: Path) -> Lake:
 def adapted(home_with_champion: Path, home: Path) -> Lake:
     """The lake of a copy of the home with a champion."""
     return copied(home_with_champion, home)
-
-
-def copied(made: Path, home: Path) -> Lake:
-    """Copy what is in a home to another, and return the lake of that."""
-    shutil.copytree(made, home, dirs_exist_ok=True)
-    return open_lake()

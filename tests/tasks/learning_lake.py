@@ -1,5 +1,8 @@
 """A lake with domains whose vectors were made up, for tests that start where embedding ends."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 from lake_of import START, TITLE, YEAR, add_items, add_labels, contract_of
@@ -9,7 +12,7 @@ from data_contracts.tables import BATCHES, EMBEDDINGS, ENCODER_STATES
 from tasks.content import content_hashes
 from tasks.contracts import contract_in_force
 from tasks.encoders.tabular import TabularEncoder
-from tasks.lake import Lake
+from tasks.lake import Lake, open_lake
 from tasks.vectors import to_vectors
 
 TABLE = TabularEncoder.fit(pa.table({"year": [1, 2], "paths": [3, 4]}), ["year", "paths"])
@@ -63,3 +66,9 @@ def add_vectors(lake: Lake, domain: str, items: dict[str, str], names: list[str]
         learned = TABLE.state() if modality == "tabular" else "{}"
         state = {"domain": domain, "view": view, "encoder_id": encoder_id, "state_json": learned, "at": START}
         lake.append("encoder_states", pa.Table.from_pylist([state], schema=ENCODER_STATES))
+
+
+def copied(made: Path, home: Path) -> Lake:
+    """Copy what is in a home to another, and return the lake of that."""
+    shutil.copytree(made, home, dirs_exist_ok=True)
+    return open_lake()

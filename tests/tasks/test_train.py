@@ -1,10 +1,15 @@
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
 import pytest
 import torch
-from learning_lake import add_domain
+from learning_lake import add_domain, copied
 from mlflow_runs import artifacts_of, runs_below
 
 from data_contracts.configs import MetaTrainConfig, TrainConfig
 from data_contracts.errors import EpisodeTooSmall, ModelError, ModelRefused, SettingInvalid, UnknownDomain
+from data_contracts.reports import TrainReport
 from data_contracts.settings import get_settings, use_home
 from models.catalogue import CATALOGUE
 from models.selector import Selector
@@ -19,16 +24,52 @@ pytestmark = pytest.mark.usefixtures("short_fits")
 SMALL = TrainConfig(steps=6, meta_batch=4, n_way=2, shots=(1, 2), validate_every=2, n_query=3)
 
 
+def config_of(*learners: str, **changes) -> MetaTrainConfig:
+    return MetaTrainConfig(train=SMALL.model_copy(update=changes), learners=learners or ("metric",))
+
+
+WITH_AUTO = config_of("metric", "auto")
+
+
+def add_domains(lake: Lake) -> None:
+    add_domain(lake, "one", seed=1)
+    add_domain(lake, "two", seed=2)
+
+
 @pytest.fixture
 def lake(tracked_home) -> Lake:
     lake = open_lake()
-    add_domain(lake, "one", seed=1)
-    add_domain(lake, "two", seed=2)
+    add_domains(lake)
     return lake
 
 
-def config_of(*learners: str, **changes) -> MetaTrainConfig:
-    return MetaTrainConfig(train=SMALL.model_copy(update=changes), learners=learners or ("metric",))
+@dataclass(frozen=True)
+class Trained:
+    """A home with a prior that tests get copies of, and what was said when it was trained."""
+
+    home: Path
+    report: TrainReport
+
+
+def trained(made_home: Callable[[Callable[[Lake], None]], Path], config: MetaTrainConfig) -> Trained:
+    reports = []
+
+    def fill(lake: Lake) -> None:
+        add_domains(lake)
+        reports.append(meta_train_prior(lake, config))
+
+    home = made_home(fill)
+    return Trained(home, *reports)
+
+
+@pytest.fixture(scope="module")
+def with_metric(made_home, short_fits) -> Trained:
+    return trained(made_home, config_of())
+
+
+@pytest.fixture(scope="module")
+def with_auto(made_home, short_fits) -> Trained:
+    return trained(made_home, WITH_AUTO)
 
 
 class Stop(Exception):
@@ -43,8 +84,8 @@ def stop_at(step: int, kind: str):
     return progress.listening(stop)
 
 
-def test_prior_is_registered_with_its_lineage_and_becomes_champion(lake):
-    report = meta_train_prior(lake, config_of("auto"))
+def test_prior_is_registered_with_its_lineage_and_becomes_champion(with_auto, home):
+    lake, report = copied(with_auto.home, home), with_auto.report
     assert (report.model, report.version, report.alias) == ("metafuse.prior", "1", "champion")
     assert report.domains == ("one", "two")
     assert report.classes == 8
@@ -66,8 +107,9 @@ def test_best_of_the_learners_is_registered_where_no_choice_was_asked_for(lake):
     }
 
 
-def test_run_of_a_prior_has_a_run_below_it_for_each_learner(lake):
-    report = meta_train_prior(lake, config_of("metric", "auto"))
+def test_run_of_a_prior_has_a_run_below_it_for_each_learner(with_auto, home):
+    copied(with_auto.home, home)
+    report = with_auto.report
     client = connect()
     run = client.get_run(client.get_model_version(report.model, report.version).run_id)
     assert run.data.params["train.steps"] == "6"
@@ -87,18 +129,15 @@ def test_run_of_a_prior_has_a_run_below_it_for_each_learner(lake):
     assert {found.info.status for found in below.values()} == {"FINISHED"}
 
 
-def test_same_data_and_config_train_nothing_again(lake):
-    first = meta_train_prior(lake, config_of())
-    again = meta_train_prior(lake, config_of())
+def test_same_data_and_config_train_nothing_again(with_metric, home):
+    first, again = with_metric.report, meta_train_prior(copied(with_metric.home, home), config_of())
     assert (first.is_new, again.is_new) == (True, False)
     assert first.model_dump(exclude={"is_new", "seconds"}) == again.model_dump(exclude={"is_new", "seconds"})
 
 
-def test_prior_of_another_version_of_the_package_is_another_prior(lake, monkeypatch):
-    with monkeypatch.context() as before:
-        before.setattr("tasks.train.version", lambda package: "0.0.1")
-        meta_train_prior(lake, config_of())
-    report = meta_train_prior(lake, config_of())
+def test_prior_of_another_version_of_the_package_is_another_prior(with_metric, home, monkeypatch):
+    monkeypatch.setattr("tasks.train.version", lambda package: "0.0.1")
+    report = meta_train_prior(copied(with_metric.home, home), config_of())
     assert (report.is_new, report.version) == (True, "2")
 
 
@@ -114,16 +153,14 @@ def test_prior_of_learners_that_are_made_otherwise_now_gives_way_to_one_that_can
     assert registry.load_prior("champion")[0].kind == report.learner
 
 
-def test_prior_whose_choice_is_made_otherwise_now_is_another_prior(lake, monkeypatch):
-    config = config_of("auto", steps=0)
-    meta_train_prior(lake, config)
+def test_prior_whose_choice_is_made_otherwise_now_is_another_prior(with_auto, home, monkeypatch):
     monkeypatch.setattr(train, "Selector", lambda members: Selector(members + 1))
-    report = meta_train_prior(lake, config)
+    report = meta_train_prior(copied(with_auto.home, home), WITH_AUTO)
     assert (report.is_new, report.version) == (True, "2")
 
 
-def test_new_labels_train_a_new_prior_that_is_compared_with_the_champion(lake):
-    meta_train_prior(lake, config_of())
+def test_new_labels_train_a_new_prior_that_is_compared_with_the_champion(with_metric, home):
+    lake = copied(with_metric.home, home)
     add_domain(lake, "three", seed=3)
     report = meta_train_prior(lake, config_of())
     assert report.version == "2"
@@ -181,7 +218,8 @@ def test_checkpoint_that_lacks_anything_is_begun_anew_and_says_so(lake, tmp_path
         kept = {name: value for name, value in state["loop"].items() if name != missing}
         torch.save({**state, "loop": kept}, path)
         caplog.clear()
-        train_learner("metric", domains, short, path)
+        with pytest.raises(Stop), stop_at(0, "metric"):
+            train_learner("metric", domains, short, path)
         assert ("metric is trained from the start" in caplog.text) == (missing is not None)
 
 
@@ -230,9 +268,9 @@ def test_checkpoints_are_discarded_on_request(lake):
     assert report.resumed == {}
 
 
-def test_checkpoint_is_removed_once_the_prior_is_registered(lake):
-    meta_train_prior(lake, config_of())
-    assert list((get_settings().cache / "checkpoints").iterdir()) == []
+def test_checkpoint_is_removed_once_the_prior_is_registered(with_metric):
+    checkpoints = with_metric.home / get_settings().cache.name / "checkpoints"
+    assert list(checkpoints.iterdir()) == []
 
 
 def test_crash_between_registering_and_judging_is_finished_by_the_next_run(lake, monkeypatch):
