@@ -5,13 +5,15 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from typer.testing import CliRunner
 
-from data_contracts.settings import get_settings
+from data_contracts.settings import get_settings, use_home
 from deployments.cli.app import app
 
 CONTRACT = """\
@@ -85,14 +87,32 @@ def toys(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> "Metafuse":
-    """One home for the tests of a module that build on one another's data: the domains toys and juguetes."""
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Metafuse"]:
+    """One home for the tests of a module that build on one another's data: the domains toys and juguetes.
+
+    Its commands report to one Prefect server, which spares each of them one of its own.
+    """
     folder = tmp_path_factory.mktemp("shared")
-    metafuse = Metafuse(folder / "home")
-    for domain, phrase in (("toys", "a {}"), ("juguetes", "a drawn {}")):
-        ran = metafuse.run("ingest", domain, "--contract", write_toys(folder / domain, domain, phrase))
-        assert ran.code == 0, ran.err
-    return metafuse
+    with prefect_of(folder / "home") as server:
+        metafuse = Metafuse(folder / "home", server)
+        for domain, phrase in (("toys", "a {}"), ("juguetes", "a drawn {}")):
+            ran = metafuse.run("ingest", domain, "--contract", write_toys(folder / domain, domain, phrase))
+            assert ran.code == 0, ran.err
+        yield metafuse
+
+
+@contextmanager
+def prefect_of(home: Path) -> Iterator[str]:
+    """A Prefect server on loopback whose files are in a home: its URL."""
+    with ExitStack() as ending:
+        with patch.dict(os.environ):
+            use_home(home)
+            from prefect.settings import PREFECT_API_URL
+            from prefect.testing.utilities import prefect_test_harness
+
+            ending.enter_context(prefect_test_harness(server_startup_timeout=120))
+        get_settings.cache_clear()
+        yield str(PREFECT_API_URL.value())
 
 
 @dataclass(frozen=True)
@@ -123,9 +143,10 @@ class Ran:
 
 @dataclass(frozen=True)
 class Metafuse:
-    """The command line, with a home of its own."""
+    """The command line, with a home of its own, and a Prefect server for each command unless one is named."""
 
     home: Path
+    server: str | None = None
 
     def here(self, *arguments: object) -> Ran:
         """Run in this process: for commands that start neither Prefect nor MLflow."""
@@ -137,6 +158,8 @@ class Metafuse:
     def run(self, *arguments: object) -> Ran:
         """Run as a user does, in a process of its own."""
         environment = {**os.environ, "METAFUSE_HOME": str(self.home), "COLUMNS": "200", "NO_COLOR": "1"}
+        if self.server is not None:
+            environment["PREFECT_API_URL"] = self.server
         command = [Path(sys.executable).parent / "metafuse", *map(str, arguments)]
         result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
         return Ran(result.returncode, result.stdout, result.stderr)
