@@ -42,7 +42,12 @@ def emoji_lake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lake]:
 
 def test_learners_gain_over_tuned_regression(emoji_lake):
     config = BenchmarkConfig(
-        train=TRAINING, test=(TEST,), split_seeds=(0, 1), episodes=300, learners=("metric", "auto")
+        train=TRAINING,
+        test=(TEST,),
+        split_seeds=(0, 1),
+        episodes=300,
+        learners=("metric", "auto"),
+        training=TrainConfig(steps=100),
     )
     rows = accuracy.measure(emoji_lake, config)
     for learner in ("metric", "auto"):

@@ -1,5 +1,6 @@
 """Queries that are asked together, on small domains whose classes are clouds."""
 
+import pytest
 import torch
 from joint_queries import LEARNERS, TRIALS, measure, skewed, with_strangers
 from synthetic import draw, make_domain
@@ -28,6 +29,7 @@ def test_strangers_are_asked_after_the_queries_and_are_of_no_class_of_the_episod
     assert not (labels.unsqueeze(-1) == batch.class_numbers.unsqueeze(1)).any()
 
 
+@pytest.mark.slow
 def test_every_learner_is_judged_in_every_trial_at_every_shot(monkeypatch):
     monkeypatch.setattr("models.metric.transductive.MOST_ITERATIONS", 30)
     training = [make_domain(f"toys-{seed}", classes=20, seed=seed) for seed in (1, 2)]

@@ -235,7 +235,7 @@ def _places(node: object, path: tuple[object, ...] = ()) -> list[tuple[object, .
     return [path, *(place for key, value in entries for place in _places(value, (*path, key)))]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_a_damaged_contract_is_read_or_refused_and_never_crashes(shop_yaml, data):
     document = yaml.safe_load(shop_yaml)
@@ -262,7 +262,7 @@ def test_aliases_that_stand_for_a_million_entries_are_refused(shop_yaml):
 
 def test_a_contract_of_many_keys_is_refused_at_once():
     with pytest.raises(ContractInvalid):
-        parse_contract("\n".join(f"k{n}: 1" for n in range(50_000)), "many.yaml")
+        parse_contract("\n".join(f"k{n}: 1" for n in range(10_000)), "many.yaml")
 
 
 def test_a_limit_that_no_number_can_hold_is_refused(shop_yaml):

@@ -73,6 +73,7 @@ def test_loss_and_gradients_are_those_of_the_cpu(fitted, toys, device):
         device.check(gradient, wanted)
 
 
+@pytest.mark.slow
 def test_statistics_temperature_and_answers_are_those_of_the_cpu(kind, toys, device):
     here = build_learner(kind)
     there = deepcopy(here).to(device.name)
@@ -121,6 +122,7 @@ def meta_step(network, data, device) -> list[Tensor]:
     return [loss, rates.grad, *(parameter.grad for parameter in network.parameters())]
 
 
+@pytest.mark.slow
 def test_training_ends_where_it_does_on_the_cpu(device):
     config = TrainConfig(n_way=2, shots=(2,), meta_batch=3, steps=2, validate_every=1, n_query=3, view_dropout=0.3)
     toys = make_domain(missing=0.1, unlabelled=5)

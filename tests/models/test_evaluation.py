@@ -91,6 +91,7 @@ def test_labels_of_held_out_classes_do_not_reach_the_learners(domains):
         assert torch.equal(value, learners[1]["metric"].weights()[name])
 
 
+@pytest.mark.slow
 def test_comparison_gives_a_row_for_each_learner_shot_and_split_and_knows_what_training_took(domains):
     config = CONFIG.model_copy(update={"split_seeds": (0, 1), "learners": ("metric", "auto")})
     compared = run_comparison(config, domains)

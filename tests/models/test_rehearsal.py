@@ -58,6 +58,7 @@ def test_learners_are_judged_on_domains_and_classes_that_they_do_not_meet(shops)
         assert one.config.steps == CONFIG.steps // 4
 
 
+@pytest.mark.slow
 def test_rehearsed_learners_use_all_of_their_heads(shops, monkeypatch):
     settled = []
     monkeypatch.setattr(FusedLearner, "settle", lambda learner, batches: settled.append(learner.kind))
@@ -92,6 +93,7 @@ def test_episodes_vary_in_shot_way_and_share_of_missing_views(shops):
     assert max(shares) == 1
 
 
+@pytest.mark.slow
 def test_what_learners_became_on_these_domains_plays_no_part(shops):
     kinds, seen = ("ridge", "mahalanobis"), []
     untrained = {kind: build_learner(kind) for kind in kinds}

@@ -1,3 +1,4 @@
+import pytest
 import torch
 from synthetic import PICTURE, TITLE, draw, make_domain, support_of
 from torch import Tensor
@@ -50,6 +51,7 @@ def test_description_is_bounded_and_blank_where_the_class_lacks_the_view():
     assert (found[unknown] == 0).all()
 
 
+@pytest.mark.slow
 def test_view_never_met_in_training_is_put_to_use():
     learner = trained([read(seed) for seed in (1, 2)])
     heard = make_domain("heard", classes=12, per_class=12, views=(TITLE, PICTURE, SPOKEN), missing=0.1, seed=3)
@@ -60,6 +62,7 @@ def test_view_never_met_in_training_is_put_to_use():
     assert with_sound > without + 0.02
 
 
+@pytest.mark.slow
 def test_encoder_never_met_in_training_serves_as_well_as_the_one_that_was():
     domains = [
         make_domain(f"one-{seed}", classes=20, per_class=12, views=(TITLE, PICTURE), seed=seed) for seed in (1, 2)

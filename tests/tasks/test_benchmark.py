@@ -64,6 +64,7 @@ def test_run_of_a_learner_shows_how_it_learned_on_each_split(lake):
     assert artifacts_of(below["auto"]) == artifacts_of(below["nearest_centroid"]) == set()
 
 
+@pytest.mark.slow
 def test_views_of_test_items_are_hidden_if_asked(lake):
     whole, missing = (run_benchmark(lake, CONFIG.model_copy(update={"missing": share})) for share in (0.0, 0.5))
     assert missing.protocol.missing == 0.5

@@ -123,6 +123,7 @@ def test_items_that_are_not_embedded_yet_wait(lake):
     assert watch_domain(lake, "two", CONFIG).why == "not enough data: 0 recent items, 30 needed"
 
 
+@pytest.mark.slow
 def test_drift_adapts_once_however_often_it_is_announced_and_is_gone_if_the_gate_agrees(lake):
     before = adapt_to_domain(lake, "two", AdaptConfig())
     add_more(lake, 64, NAMES[:2])

@@ -245,6 +245,7 @@ def test_learner_trained_on_a_gpu_comes_back_to_the_cpu(lake, monkeypatch, tmp_p
     assert {value.device.type for value in trained.learner.weights().values()} == {"cpu"}
 
 
+@pytest.mark.slow
 def test_stopped_run_goes_on_within_a_learner_and_repeats_none_that_is_finished(lake):
     config = config_of("ridge", "metric", "mahalanobis")
     with pytest.raises(Stop), stop_at(4, "metric"):

@@ -133,7 +133,7 @@ def batches(draw: st.DrawFn, contract: Contract) -> pa.Table:
     return pa.table({name: pa.array([row[i] for row in rows], pa.string()) for i, name in enumerate(names)})
 
 
-@settings(max_examples=12, parent=BIG_DRAWS)
+@settings(max_examples=6, parent=BIG_DRAWS)
 @given(st.data())
 def test_row_mask_and_great_expectations_agree_on_every_row(data):
     contract = data.draw(contracts())
