@@ -57,8 +57,10 @@ class TrainProgress:
     state: Callable[[], dict[str, Any]] = field(repr=False)
     """Copies everything needed to go on from here, or to stop: tensors, numbers and lists only.
 
+    Take it before the loop goes on, and before anything else changes the learner.
+
     Raises:
-        RuntimeError: training has gone on since.
+        RuntimeError: the loop has gone on since.
     """
 
 
@@ -148,7 +150,7 @@ def train(
 ) -> Iterator[TrainProgress]:
     """Train `learner` in place and report after every step; afterwards it is in its best state and calibrated.
 
-    Give the `state` of an earlier report to go on from there: the result is the same as without the interruption.
+    Give what `state()` of an earlier report returned to go on from there, with the result of training without a break.
     Unless `is_settled`, all of the trained head is used, whether it pays or not.
 
     Raises:
@@ -217,7 +219,7 @@ class _Run:
         self.best_accuracy: Float[Tensor, " episode"] | None = None
         self.best = self.fitted_with = self._snapshot()
         self.last_accuracy: float | None = None
-        self.is_finished = False
+        self.reported: int | None = None
 
     def _can_draw_from(self, domain: DomainData) -> bool:
         least = min(self.config.shots)
@@ -230,6 +232,7 @@ class _Run:
 
     def advance(self, step: int) -> float:
         """Take one step of the outer loop and return its loss."""
+        self.reported = None
         self._statistics_of(self._fold_at(step))
         for group in self.optimiser.param_groups:
             group["lr"] = group["first_lr"] * 0.5 * (1 + math.cos(math.pi * (step - 1) / self.config.steps))
@@ -270,7 +273,7 @@ class _Run:
             self.best = self._snapshot()
 
     def finish(self, is_settled: bool) -> None:
-        self.is_finished = True
+        self.reported = None
         self._become(self.best)
         if is_settled:
             self.learner.fit_statistics(self.domains, (*self.split.folds[0], *self.split.folds[1]))
@@ -298,6 +301,7 @@ class _Run:
                     yield episodes, True
 
     def progress(self, step: int, loss: float | None) -> TrainProgress:
+        self.reported = step
         return TrainProgress(step, loss, self.last_accuracy, partial(self._state, step))
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -311,7 +315,7 @@ class _Run:
         self.generator.set_state(state["generator"])
 
     def _state(self, step: int) -> dict[str, Any]:
-        if self.is_finished or step != self.step:
+        if step != self.reported:
             raise RuntimeError(f"training has gone on since step {step}: take the state of a report when it comes")
         return {
             "step": step,

@@ -196,8 +196,12 @@ def test_state_may_be_used_twice_and_is_not_changed_by_the_run_it_came_from(kind
 
 
 def test_state_of_a_step_that_training_has_left_is_refused(domains):
-    untrained, last = list(train(build_learner("metric"), domains, CONFIG.model_copy(update={"steps": 1})))
-    for report in (untrained, last):
+    reports = list(train(build_learner("metric"), domains, CONFIG.model_copy(update={"steps": 1})))
+    assert_left(reports)
+
+
+def assert_left(reports: Iterable[TrainProgress]) -> None:
+    for report in reports:
         with pytest.raises(RuntimeError, match=f"gone on since step {report.step}"):
             report.state()
 
@@ -322,8 +326,11 @@ class Diverging(FusedLearner):
 
 
 def test_loss_that_is_not_finite_ends_training_with_an_error_that_says_when(domains):
+    reports: list[TrainProgress] = []
     with pytest.raises(ModelError, match="metric became inf after 2 of 8 steps"):
-        list(train(Diverging("metric", PrototypicalHead()), domains, CONFIG))
+        reports.extend(train(Diverging("metric", PrototypicalHead()), domains, CONFIG))
+    assert [report.step for report in reports] == [0, 1, 2]
+    assert_left(reports)
 
 
 class Counting(FusedLearner):
