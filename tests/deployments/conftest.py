@@ -90,7 +90,7 @@ def toys(tmp_path: Path) -> Path:
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Metafuse"]:
     """One home for the tests of a module that build on one another's data: the domains toys and juguetes.
 
-    Its commands report to one Prefect server, which spares each of them one of its own.
+    `run` lets commands report to one Prefect server, which spares each of them one of its own; `by_itself` does not.
     """
     folder = tmp_path_factory.mktemp("shared")
     with prefect_of(folder / "home") as server:
@@ -103,9 +103,9 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Metafuse"]:
 
 @contextmanager
 def prefect_of(home: Path) -> Iterator[str]:
-    """A Prefect server on loopback whose files are in a home: its URL."""
+    """A Prefect server on loopback with the settings of a home and a database of its own: its URL."""
     with ExitStack() as ending:
-        with patch.dict(os.environ):
+        with patch.dict(os.environ):  # it keeps what it starts with
             use_home(home)
             from prefect.settings import PREFECT_API_URL
             from prefect.testing.utilities import prefect_test_harness
@@ -147,6 +147,11 @@ class Metafuse:
 
     home: Path
     server: str | None = None
+
+    @property
+    def by_itself(self) -> "Metafuse":
+        """The same home with a server for each command, as its user has without one."""
+        return Metafuse(self.home)
 
     def here(self, *arguments: object) -> Ran:
         """Run in this process: for commands that start neither Prefect nor MLflow."""

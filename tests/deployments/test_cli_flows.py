@@ -1,4 +1,4 @@
-"""The commands that run flows, each in a process of its own, as a user runs them."""
+"""The commands that run flows, each in a process of its own: first by itself, as a user runs it, later on a server."""
 
 import json
 
@@ -44,10 +44,10 @@ def test_quarantined_rows_are_listed_with_their_reasons(shared):
 
 def test_meta_train_adapt_and_score_answer_with_json(shared):
     asked = ("--domains", "toys,juguetes", "--learners", "ridge,auto", "--steps", "2")
-    trained = shared.run("meta-train", *asked, "--no-resume", "--json").facts
+    trained = shared.by_itself.run("meta-train", *asked, "--no-resume", "--json").facts
     assert (trained["learner"], trained["resumed"]) == ("auto", {})
     assert {"ridge", "auto", "tuned_logreg", "nearest_centroid"} <= {row["learner"] for row in trained["leaderboard"]}
-    adapted = shared.run("adapt", "toys", "--shots", "3", "--json").facts
+    adapted = shared.by_itself.run("adapt", "toys", "--shots", "3", "--json").facts
     assert set(adapted) == ADAPT
     assert sum(adapted["preference"].values()) == pytest.approx(1, abs=1e-3)
     named = shared.run("adapt", "toys", "--shots", "3", "--learner", "ridge", "--json").facts
@@ -57,17 +57,18 @@ def test_meta_train_adapt_and_score_answer_with_json(shared):
     assert adapted["labels"] == 27
     assert sum(adapted["views"].values()) == pytest.approx(1, abs=1e-3)
     assert "tabular/weight" in adapted["columns"]
-    assert shared.run("score", "toys", "--target-accuracy", "0.1", "--json").facts["abstained"] == 0
+    scored = shared.by_itself.run("score", "toys", "--target-accuracy", "0.1", "--json").facts
+    assert scored["abstained"] == 0
     assert "label these next" in shared.run("score", "toys", "--ask", "3").out
     counted = shared.run("sql", "SELECT count(*) AS n FROM latest_predictions WHERE domain = 'toys'", "--json").facts
     assert counted["rows"] == [{"n": 72}]
-    looked = shared.run("drift", "toys", "--json").facts
+    looked = shared.by_itself.run("drift", "toys", "--json").facts
     assert [(row["domain"], row["version"], row["is_drifted"]) for row in looked["rows"]] == [("toys", "1", False)]
     assert "toys: not enough data: 0 recent items, 30 needed." in shared.run("drift").out
 
 
 def test_refusal_of_a_flow_is_one_paragraph_with_json_too(shared):
-    ran = shared.run("benchmark", "--train", "toys", "--test", "juguetes", "--way", "50", "--json")
+    ran = shared.by_itself.run("benchmark", "--train", "toys", "--test", "juguetes", "--way", "50", "--json")
     assert "50" in ran.refusal
     assert json.loads(ran.out)["error"]["type"] == "EpisodeTooSmall"
 
@@ -75,7 +76,7 @@ def test_refusal_of_a_flow_is_one_paragraph_with_json_too(shared):
 def test_benchmark_answers_with_every_learner(shared):
     asked = ("--train", "toys", "--test", "juguetes", "--holdout-fraction", "0.34", "--split-seed", "0,1")
     size = ("--way", "2", "--shots", "1", "--query", "4", "--episodes", "20", "--steps", "2")
-    facts = shared.run("benchmark", "--learners", "metric", *asked, *size, "--json").facts
+    facts = shared.by_itself.run("benchmark", "--learners", "metric", *asked, *size, "--json").facts
     assert {row["shot"] for row in facts["leaderboard"]} == {1}
     baselines = {"best_single", "concat_logreg", "tuned_logreg", "nearest_centroid"}
     assert {row["learner"] for row in facts["rows"]} == {*baselines, "metric"}
@@ -98,7 +99,7 @@ def test_benchmark_takes_all_learners_and_hides_views(shared):
 
 def test_transfer_answers_with_the_gain_of_every_domain(shared):
     size = ("--way", "2", "--shots", "1", "--query", "3", "--episodes", "10", "--steps", "2")
-    facts = shared.run("transfer", "--learners", "metric", "--domains", "toys", *size, "--json").facts
+    facts = shared.by_itself.run("transfer", "--learners", "metric", "--domains", "toys", *size, "--json").facts
     assert set(facts) == {"protocol", "rows", "skipped", "seconds"}
     assert [(row["domain"], row["shot"], row["learner"]) for row in facts["rows"]] == [("toys", 1, "metric")]
     assert set(facts["rows"][0]["from_scratch"]) == {"nearest_centroid", "concat_logreg"}

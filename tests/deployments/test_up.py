@@ -49,7 +49,7 @@ class Running:
     def ask(self, method: str, path: str, content: Any = None) -> httpx.Response:
         """What Prefect answers, once it does: `up` starts a server anew that has become silent.
 
-        It answers 503 while another writes to its database.
+        It answers 503 while another request writes to its database.
         """
         deadline = time.monotonic() + SILENCE_LIMIT_S + START_LIMIT_S
         while True:
@@ -67,8 +67,10 @@ class Running:
         """Let the schedule of a deployment fire during the body: runs that nobody waits for keep the machine busy."""
         number = self.ask("GET", f"deployments/name/{deployment}").json()["id"]
         self.ask("POST", f"deployments/{number}/resume_deployment")
-        yield
-        self.ask("POST", f"deployments/{number}/pause_deployment")
+        try:
+            yield
+        finally:
+            self.ask("POST", f"deployments/{number}/pause_deployment")
 
     def runs(self, flow: str) -> list[dict[str, Any]]:
         """Flow runs of one flow that have begun or ended."""
@@ -138,6 +140,13 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     get_settings.cache_clear()
 
 
+@pytest.fixture(scope="module")
+def first_training(running: Running) -> dict[str, Any]:
+    """The run that the schedule of meta-training started first, once it is through: there is a prior."""
+    with running.scheduled(NIGHTLY):
+        return running.wait_for("meta-train", lambda run: run["auto_scheduled"])
+
+
 def processes_of(home: Path) -> dict[int, str]:
     """Command lines by number of the processes, other than this one, whose environment names the home."""
     found = {}
@@ -151,15 +160,13 @@ def processes_of(home: Path) -> dict[int, str]:
     return found
 
 
-def test_schedule_of_meta_training_fires(running: Running):
-    with running.scheduled(NIGHTLY):
-        run = running.wait_for("meta-train", lambda run: run["auto_scheduled"])
-    assert run["name"].startswith("meta-train-20")
+def test_schedule_of_meta_training_fires(first_training: dict[str, Any]):
+    assert first_training["name"].startswith("meta-train-20")
     assert registry.resolve("metafuse.prior").tags["prefect.flow_run_id"] != ""
 
 
+@pytest.mark.usefixtures("first_training")
 def test_labels_that_arrive_adapt_their_domain_once(running: Running):
-    running.wait_for("meta-train", lambda run: run["auto_scheduled"])
     add_labels(running.lake, "two", {"class-00-00": "class-01"}, day=3)
     version = running.lake.version("labels")
     assert version is not None
@@ -184,11 +191,11 @@ def test_event_sent_again_under_its_id_starts_nothing(running: Running, monkeypa
     assert len(running.runs("adapt-domain")) == started
 
 
+@pytest.mark.usefixtures("first_training")
 def test_events_with_other_ids_adapt_to_the_version_that_is_there(running: Running):
     """Every one of these starts a run; the question is the same, so all but the first find it answered."""
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    running.wait_for("meta-train", lambda run: run["auto_scheduled"])
     for number in range(3):
         enqueue(running.lake, labels_arrived("one", 1000 + number))
     with temporary_settings({PREFECT_API_URL: running.api}):
@@ -228,8 +235,8 @@ def test_runs_show_what_they_did(running: Running):
     assert "untrained" in by_key["prior"]
 
 
+@pytest.mark.usefixtures("first_training")
 def test_mlflow_server_shows_the_registered_models(running: Running):
-    running.wait_for("meta-train", lambda run: run["auto_scheduled"])
     found = httpx.get(f"{running.mlflow}/api/2.0/mlflow/registered-models/search", timeout=20).json()
     assert "metafuse.prior" in [model["name"] for model in found["registered_models"]]
 
@@ -247,19 +254,18 @@ def test_server_that_has_become_silent_is_started_anew(running: Running):
     def servers() -> set[int]:
         return {number for number, command in processes_of(running.home).items() if "prefect server start" in command}
 
-    before = servers()
-    for number in before:
-        os.kill(number, signal.SIGSTOP)
-    running.ask("GET", "ready")
-    assert servers()
-    assert not before & servers()
-    since = datetime.now(UTC).isoformat()
-
     def has_begun_since(run: dict[str, Any]) -> bool:
         """One that crashed before it began did so, to Prefect, when it ended."""
         return run["state_type"] != "CRASHED" and run["auto_scheduled"] and run["start_time"] > since
 
     with running.scheduled(NIGHTLY):
+        before = servers()
+        for number in before:
+            os.kill(number, signal.SIGSTOP)
+        running.ask("GET", "ready")
+        assert servers()
+        assert not before & servers()
+        since = datetime.now(UTC).isoformat()
         running.wait_for("meta-train", has_begun_since)
 
 
