@@ -27,6 +27,8 @@ torch.set_num_threads(1)
 domain = make_domain(classes=6, per_class=4, views=(TITLE, FACTS), missing=0.1)
 config = TrainConfig(steps=10_000, meta_batch=2, n_way=2, shots=(1,), n_query=1, validate_every=500)
 for progress in train(build_learner("maml"), [domain], config):
+    if progress.validation_accuracy is not None:
+        progress.state()  # as whoever keeps checkpoints
     if progress.step % 100 == 0:
         print(resident_mib())
 """
