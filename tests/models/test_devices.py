@@ -11,7 +11,7 @@ from synthetic import TITLE, departed_learner, draw, make_domain, support_of
 from torch import Tensor, nn
 
 from data_contracts.configs import TrainConfig
-from models.catalogue import build_learner
+from models.catalogue import LEARNERS, build_learner
 from models.fused import FusedLearner
 from models.optimisation.inner_loop import Layer, StoredEpisodes, meta_gradient
 from models.training import train
@@ -73,7 +73,9 @@ def test_loss_and_gradients_are_those_of_the_cpu(fitted, toys, device):
         device.check(gradient, wanted)
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=() if kind == "metric" else pytest.mark.slow) for kind in LEARNERS]
+)
 def test_statistics_temperature_and_answers_are_those_of_the_cpu(kind, toys, device):
     here = build_learner(kind)
     there = deepcopy(here).to(device.name)

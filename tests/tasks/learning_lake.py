@@ -1,4 +1,4 @@
-"""A lake with domains whose vectors were made up, for tests that start where embedding ends."""
+"""A lake with domains whose vectors were made up, for tests that start where embedding ends, and copies of homes."""
 
 import shutil
 from pathlib import Path

@@ -44,14 +44,14 @@ def lake(tracked_home) -> Lake:
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A home with a prior that tests get copies of, and what was said when it was trained."""
+class TrainedHome:
+    """A home with a prior, of which tests get copies, and what was said when it was trained."""
 
     home: Path
     report: TrainReport
 
 
-def trained(made_home: Callable[[Callable[[Lake], None]], Path], config: MetaTrainConfig) -> Trained:
+def trained_home(made_home: Callable[[Callable[[Lake], None]], Path], config: MetaTrainConfig) -> TrainedHome:
     reports = []
 
     def fill(lake: Lake) -> None:
@@ -59,33 +59,41 @@ def trained(made_home: Callable[[Callable[[Lake], None]], Path], config: MetaTra
         reports.append(meta_train_prior(lake, config))
 
     home = made_home(fill)
-    return Trained(home, *reports)
+    (report,) = reports
+    return TrainedHome(home, report)
 
 
 @pytest.fixture(scope="module")
-def with_metric(made_home, short_fits) -> Trained:
-    return trained(made_home, config_of())
+def home_with_metric(made_home, short_fits) -> TrainedHome:
+    """The domains one and two, and a prior of both that is `metric` alone."""
+    return trained_home(made_home, config_of())
 
 
 @pytest.fixture(scope="module")
-def with_auto(made_home, short_fits) -> Trained:
-    return trained(made_home, WITH_AUTO)
+def home_with_auto(made_home, short_fits) -> TrainedHome:
+    """The domains one and two, and a prior of both with a choice among its learners."""
+    return trained_home(made_home, WITH_AUTO)
 
 
 class Stop(Exception):
     """Stands for whatever stops a run."""
 
 
-def stop_at(step: int, kind: str):
+def stop_at(step: int, kind: str, reported: list[int] | None = None):
+    """Stop once a step of a learner is reported, and note what was."""
+
     def stop(done: int, total: int, what: str) -> None:
-        if done == step and what == f"meta-train {kind}":
-            raise Stop
+        if what == f"meta-train {kind}":
+            if reported is not None:
+                reported.append(done)
+            if done == step:
+                raise Stop
 
     return progress.listening(stop)
 
 
-def test_prior_is_registered_with_its_lineage_and_becomes_champion(with_auto, home):
-    lake, report = copied(with_auto.home, home), with_auto.report
+def test_prior_is_registered_with_its_lineage_and_becomes_champion(home_with_auto, home):
+    lake, report = copied(home_with_auto.home, home), home_with_auto.report
     assert (report.model, report.version, report.alias) == ("metafuse.prior", "1", "champion")
     assert report.domains == ("one", "two")
     assert report.classes == 8
@@ -107,9 +115,9 @@ def test_best_of_the_learners_is_registered_where_no_choice_was_asked_for(lake):
     }
 
 
-def test_run_of_a_prior_has_a_run_below_it_for_each_learner(with_auto, home):
-    copied(with_auto.home, home)
-    report = with_auto.report
+def test_run_of_a_prior_has_a_run_below_it_for_each_learner(home_with_auto, home):
+    copied(home_with_auto.home, home)
+    report = home_with_auto.report
     client = connect()
     run = client.get_run(client.get_model_version(report.model, report.version).run_id)
     assert run.data.params["train.steps"] == "6"
@@ -129,15 +137,15 @@ def test_run_of_a_prior_has_a_run_below_it_for_each_learner(with_auto, home):
     assert {found.info.status for found in below.values()} == {"FINISHED"}
 
 
-def test_same_data_and_config_train_nothing_again(with_metric, home):
-    first, again = with_metric.report, meta_train_prior(copied(with_metric.home, home), config_of())
+def test_same_data_and_config_train_nothing_again(home_with_metric, home):
+    first, again = home_with_metric.report, meta_train_prior(copied(home_with_metric.home, home), config_of())
     assert (first.is_new, again.is_new) == (True, False)
     assert first.model_dump(exclude={"is_new", "seconds"}) == again.model_dump(exclude={"is_new", "seconds"})
 
 
-def test_prior_of_another_version_of_the_package_is_another_prior(with_metric, home, monkeypatch):
+def test_prior_of_another_version_of_the_package_is_another_prior(home_with_metric, home, monkeypatch):
     monkeypatch.setattr("tasks.train.version", lambda package: "0.0.1")
-    report = meta_train_prior(copied(with_metric.home, home), config_of())
+    report = meta_train_prior(copied(home_with_metric.home, home), config_of())
     assert (report.is_new, report.version) == (True, "2")
 
 
@@ -153,14 +161,14 @@ def test_prior_of_learners_that_are_made_otherwise_now_gives_way_to_one_that_can
     assert registry.load_prior("champion")[0].kind == report.learner
 
 
-def test_prior_whose_choice_is_made_otherwise_now_is_another_prior(with_auto, home, monkeypatch):
+def test_prior_whose_choice_is_made_otherwise_now_is_another_prior(home_with_auto, home, monkeypatch):
     monkeypatch.setattr(train, "Selector", lambda members: Selector(members + 1))
-    report = meta_train_prior(copied(with_auto.home, home), WITH_AUTO)
+    report = meta_train_prior(copied(home_with_auto.home, home), WITH_AUTO)
     assert (report.is_new, report.version) == (True, "2")
 
 
-def test_new_labels_train_a_new_prior_that_is_compared_with_the_champion(with_metric, home):
-    lake = copied(with_metric.home, home)
+def test_new_labels_train_a_new_prior_that_is_compared_with_the_champion(home_with_metric, home):
+    lake = copied(home_with_metric.home, home)
     add_domain(lake, "three", seed=3)
     report = meta_train_prior(lake, config_of())
     assert report.version == "2"
@@ -218,9 +226,11 @@ def test_checkpoint_that_lacks_anything_is_begun_anew_and_says_so(lake, tmp_path
         kept = {name: value for name, value in state["loop"].items() if name != missing}
         torch.save({**state, "loop": kept}, path)
         caplog.clear()
-        with pytest.raises(Stop), stop_at(0, "metric"):
-            train_learner("metric", domains, short, path)
+        reported: list[int] = []
+        with pytest.raises(Stop), stop_at(1, "metric", reported):
+            train_learner("metric", domains, SMALL, path)
         assert ("metric is trained from the start" in caplog.text) == (missing is not None)
+        assert reported == ([0, 1] if missing is None else [0, 0, 1])
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -269,9 +279,9 @@ def test_checkpoints_are_discarded_on_request(lake):
     assert report.resumed == {}
 
 
-def test_checkpoint_is_removed_once_the_prior_is_registered(with_metric):
-    checkpoints = with_metric.home / get_settings().cache.name / "checkpoints"
-    assert list(checkpoints.iterdir()) == []
+def test_checkpoint_is_removed_once_the_prior_is_registered(home_with_metric, home):
+    copied(home_with_metric.home, home)
+    assert list((get_settings().cache / "checkpoints").iterdir()) == []
 
 
 def test_crash_between_registering_and_judging_is_finished_by_the_next_run(lake, monkeypatch):
