@@ -5,15 +5,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from unittest.mock import patch
 
 import pytest
+from prefect_servers import prefect_of
 from typer.testing import CliRunner
 
-from data_contracts.settings import get_settings, use_home
+from data_contracts.settings import get_settings
 from deployments.cli.app import app
 
 CONTRACT = """\
@@ -99,20 +98,6 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Metafuse"]:
             ran = metafuse.run("ingest", domain, "--contract", write_toys(folder / domain, domain, phrase))
             assert ran.code == 0, ran.err
         yield metafuse
-
-
-@contextmanager
-def prefect_of(home: Path) -> Iterator[str]:
-    """A Prefect server on loopback with the settings of a home and a database of its own: its URL."""
-    with ExitStack() as ending:
-        with patch.dict(os.environ):  # it keeps what it starts with
-            use_home(home)
-            from prefect.settings import PREFECT_API_URL
-            from prefect.testing.utilities import prefect_test_harness
-
-            ending.enter_context(prefect_test_harness(server_startup_timeout=120))
-        get_settings.cache_clear()
-        yield str(PREFECT_API_URL.value())
 
 
 @dataclass(frozen=True)

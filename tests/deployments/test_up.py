@@ -147,15 +147,15 @@ def first_training(running: Running) -> dict[str, Any]:
         return running.wait_for("meta-train", lambda run: run["auto_scheduled"])
 
 
-def processes_of(home: Path) -> dict[int, str]:
-    """Command lines by number of the processes, other than this one, whose environment names the home."""
+def processes_of(name: object) -> dict[int, str]:
+    """Command lines by number of the processes, other than this one, whose environment names a home or a run."""
     found = {}
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             environment, command = (entry / "environ").read_bytes(), (entry / "cmdline").read_bytes()
         except OSError:
             continue
-        if str(home).encode() in environment and int(entry.name) != os.getpid():
+        if str(name).encode() in environment and int(entry.name) != os.getpid():
             found[int(entry.name)] = command.replace(b"\0", b" ").decode()
     return found
 
@@ -209,6 +209,24 @@ def test_events_with_other_ids_adapt_to_the_version_that_is_there(running: Runni
     assert [run["state_type"] for run in runs] == ["COMPLETED"] * 3
     assert registry.resolve("metafuse.one").version == "1"
     assert registry.resolve_or_none("metafuse.one", "2") is None
+
+
+@pytest.mark.usefixtures("first_training")
+def test_adaptation_whose_process_is_killed_is_started_again(running: Running):
+    known = {run["id"] for run in running.runs("adapt-domain")}
+    running.ask("POST", "events", [labels_arrived("one", 2000).as_prefect()])
+    deadline = time.monotonic() + 120
+    while not (new := [run for run in running.runs("adapt-domain") if run["id"] not in known]):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    (killed,) = (run["id"] for run in new)
+    for number in processes_of(killed):
+        os.kill(number, signal.SIGKILL)
+    with running.scheduled("reconcile/every-two-minutes"):
+        again = running.wait_for("adapt-domain", lambda run: run["id"] not in {*known, killed})
+    assert again["parameters"]["domain"] == "one"
+    states = {run["id"]: run["state_type"] for run in running.runs("adapt-domain") if run["id"] not in known}
+    assert states == {killed: "CRASHED", again["id"]: "COMPLETED"}
 
 
 def test_drift_adapts_its_domain_again_once(running: Running):

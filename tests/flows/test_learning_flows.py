@@ -31,7 +31,7 @@ def test_flows_learn_show_what_they_found_and_repeat_nothing(server: None):
     assert [report["is_new"] for report in first] == [True, True, True]
     assert [report["is_new"] for report in second] == [False, False, False]
     assert first[1]["views"].keys() == {"title", "tabular"}
-    assert reconcile() == {"delivered": 0}
+    assert reconcile() == {"delivered": 0, "dead": 0, "restarted": 0}
 
     with get_client(sync_client=True) as client:
         found = client.request("POST", "/artifacts/latest/filter", json={}).json()
