@@ -33,8 +33,13 @@ PATIENCE_S = 10.0
 SILENCE_LIMIT_S = 60.0
 """How long a server that runs may leave questions unanswered before it is started anew."""
 
-HEARTBEAT_S = "30"
-"""How often a run says that it lives, unless the environment says otherwise; `tasks.dead_runs` listens."""
+PREFECT_DEFAULTS = {
+    # how often a run says that it lives: `tasks.dead_runs` listens
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+    # in memory, what held a deployment's only place when the server ended would hold it for ever
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+}
+"""Settings of Prefect, unless the environment has others."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +153,7 @@ def _mlflow_server(settings: Settings, addresses: Addresses) -> list[str]:
 def _environment(addresses: Addresses) -> Mapping[str, str]:
     """What the started processes see; `use_home` has set the rest."""
     api = {"PREFECT_API_URL": f"{addresses.prefect}/api", "PREFECT_UI_API_URL": f"{addresses.prefect}/api"}
-    return {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": HEARTBEAT_S, **os.environ, **api, "PYTHONUNBUFFERED": "1"}
+    return {**PREFECT_DEFAULTS, **os.environ, **api, "PYTHONUNBUFFERED": "1"}
 
 
 def _welcome(settings: Settings, addresses: Addresses) -> str:

@@ -8,8 +8,8 @@ from tasks.events import deliver
 
 @flow(name="reconcile")
 def reconcile() -> dict[str, int]:
-    """Send the events that nobody has seen delivered, and start runs again that something else ended.
+    """Start runs again whose process is gone, and send the events that nobody has seen delivered.
 
-    Returns how many events were delivered, runs found dead and runs restarted. Safe to run at any time.
+    Returns how many runs were found dead, how many restarted, and how many events delivered. Safe to run at any time.
     """
-    return {"delivered": deliver(), **revive()}
+    return {**revive(), "delivered": deliver()}

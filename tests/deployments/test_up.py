@@ -214,16 +214,19 @@ def test_events_with_other_ids_adapt_to_the_version_that_is_there(running: Runni
 @pytest.mark.usefixtures("first_training")
 def test_adaptation_whose_process_is_killed_is_started_again(running: Running):
     known = {run["id"] for run in running.runs("adapt-domain")}
+    add_labels(running.lake, "one", {"class-00-00": "class-01"}, day=4)
     running.ask("POST", "events", [labels_arrived("one", 2000).as_prefect()])
     deadline = time.monotonic() + 120
     while not (new := [run for run in running.runs("adapt-domain") if run["id"] not in known]):
         assert time.monotonic() < deadline
         time.sleep(0.2)
     (killed,) = (run["id"] for run in new)
-    for number in processes_of(killed):
+    for number in (engine := processes_of(killed)):
         os.kill(number, signal.SIGKILL)
+    assert engine
     with running.scheduled("reconcile/every-two-minutes"):
-        again = running.wait_for("adapt-domain", lambda run: run["id"] not in {*known, killed})
+        others = {*known, killed}  # it may have claimed the work, for five minutes
+        again = running.wait_for("adapt-domain", lambda run: run["id"] not in others, limit_s=600)
     assert again["parameters"]["domain"] == "one"
     states = {run["id"]: run["state_type"] for run in running.runs("adapt-domain") if run["id"] not in known}
     assert states == {killed: "CRASHED", again["id"]: "COMPLETED"}

@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 import pytest
 from prefect_servers import prefect_of
 
-from tasks.dead_runs import HEARTBEAT, MOST_CRASHES, TAG, bury, restart, revive
+from tasks.dead_runs import HEARTBEAT, LOOKS, MOST_RESTARTS, TAG, bury, has_looked, restart, revive
 
 pytestmark = pytest.mark.slow
 
@@ -27,9 +27,8 @@ def deployment(client) -> UUID:
     return deployment_of(client, TAG)
 
 
-def deployment_of(client, *tags: str) -> UUID:
-    flow = client.create_flow_from_name("adapt-domain")
-    return client.create_deployment(flow, name=str(uuid4()), tags=list(tags))
+def deployment_of(client, *tags: str, flow: str = "adapt-domain") -> UUID:
+    return client.create_deployment(client.create_flow_from_name(flow), name=str(uuid4()), tags=list(tags))
 
 
 def started(client, deployment: UUID, state: str, domain: str = "toys"):
@@ -39,10 +38,10 @@ def started(client, deployment: UUID, state: str, domain: str = "toys"):
     return run
 
 
-def become(client, run, state: str) -> None:
+def become(client, run, state: str, message: str | None = None) -> None:
     from prefect.client.schemas.objects import State, StateType
 
-    client.set_flow_run_state(run.id, State(type=StateType(state)), force=True)
+    client.set_flow_run_state(run.id, State(type=StateType(state), message=message), force=True)
 
 
 def state_of(client, run) -> str:
@@ -90,57 +89,89 @@ def test_run_that_ended_otherwise_stays(client, deployment, state):
 
 def test_run_that_crashes_again_and_again_is_given_up(client, deployment):
     started(client, deployment, "CRASHED")
-    for _ in range(MOST_CRASHES + 1):
+    for _ in range(MOST_RESTARTS + 2):
         restart(client)
         for run in runs_of(client, deployment):
             become(client, run, "CRASHED")
-    assert len(runs_of(client, deployment)) == MOST_CRASHES
+    assert len(runs_of(client, deployment)) == 1 + MOST_RESTARTS
+
+
+def test_run_that_was_cancelled_by_hand_follows_and_one_that_was_turned_away_does_not(client, deployment):
+    crashed, away = started(client, deployment, "CRASHED"), started(client, deployment, "SCHEDULED")
+    become(client, away, "CANCELLED", "Deployment concurrency limit reached.")
+    restart(client)
+    (again,) = runs_of(client, deployment, beside=[crashed, away])
+    become(client, again, "CANCELLED")
+    restart(client)
+    assert runs_of(client, deployment, beside=[crashed, away, again]) == []
+
+
+def test_restart_that_was_turned_away_is_left(client, deployment):
+    started(client, deployment, "CRASHED")
+    restart(client)
+    (again,) = (run for run in runs_of(client, deployment) if run.state.is_scheduled())
+    become(client, again, "CANCELLED", "Deployment concurrency limit reached.")
+    assert deployment not in {run.deployment_id for run in restart(client)}
+
+
+def test_crashed_run_of_a_deployment_that_is_gone_keeps_no_other_from_starting(client, deployment, caplog):
+    crashed = started(client, deployment, "CRASHED")
+    gone = deployment_of(client, TAG)
+    started(client, gone, "CRASHED")
+    client.delete_deployment(gone)
+    restart(client)
+    assert len(runs_of(client, deployment, beside=[crashed])) == 1
+    assert "cannot be started again" in caplog.text
 
 
 def test_runs_of_others_are_left_alone(client):
     theirs = deployment_of(client, "theirs")
     crashed, pending = (started(client, theirs, state) for state in ("CRASHED", "PENDING"))
-    bury(client, timedelta(0))
+    bury(client, datetime.now(UTC))
     restart(client)
     assert state_of(client, pending) == "PENDING"
     assert runs_of(client, theirs, beside=[crashed, pending]) == []
 
 
-def beat(client, run, ago: timedelta) -> None:
+def beat(client, run, at: datetime) -> None:
     """Give a sign of life of a run, and wait until the server has it."""
     number = str(uuid4())
     event = {
         "id": number,
-        "occurred": (datetime.now(UTC) - ago).isoformat(),
+        "occurred": at.isoformat(),
         "event": HEARTBEAT,
         "resource": {"prefect.resource.id": f"prefect.flow-run.{run.id}"},
     }
     client.request("POST", "/events", json=[event])
-    asked = {"filter": {"id": {"id": [number]}}}
-    while not client.request("POST", "/events/filter", json=asked).json()["events"]:
+    deadline = time.monotonic() + 60
+    while not client.request("POST", "/events/filter", json={"filter": {"id": {"id": [number]}}}).json()["events"]:
+        assert time.monotonic() < deadline
         time.sleep(0.2)
 
 
 def test_runs_without_a_sign_of_life_for_long_have_crashed(client, deployment):
-    silent_for = timedelta(seconds=20)
     silent, alive, mute = (started(client, deployment, "RUNNING", domain) for domain in ("silent", "alive", "mute"))
     stuck = started(client, deployment, "PENDING", "stuck")
-    assert bury(client, silent_for) == []  # they have just begun
-    for run in (silent, alive):
-        beat(client, run, ago=timedelta(minutes=1))
-    time.sleep(silent_for.total_seconds())
-    beat(client, alive, ago=timedelta(0))
-    new = started(client, deployment, "PENDING", "new")
-    assert {run.id for run in bury(client, silent_for)} == {silent.id, stuck.id}
-    assert [state_of(client, run) for run in (silent, alive, mute, stuck, new)] == [
-        "CRASHED", "RUNNING", "RUNNING", "CRASHED", "PENDING",
-    ]  # fmt: skip
-    assert "No sign of life for 20 s" in client.read_flow_run(silent.id).state.message
+    since = datetime.now(UTC)
+    beat(client, silent, at=since - timedelta(minutes=1))
+    beat(client, alive, at=since)
+    new = [started(client, deployment, state, "new") for state in ("PENDING", "RUNNING")]
+    assert {run.id for run in bury(client, since)} >= {silent.id, mute.id, stuck.id}
+    assert [state_of(client, run) for run in (silent, mute, stuck)] == ["CRASHED"] * 3
+    assert [state_of(client, run) for run in (alive, *new)] == ["RUNNING", "PENDING", "RUNNING"]
+    assert "No sign of life since" in client.read_flow_run(silent.id).state.message
 
 
-def test_flow_restarts_what_crashed_and_does_nothing_without_a_server(client, deployment, monkeypatch):
-    crashed = started(client, deployment, "CRASHED")
-    assert revive.fn()["restarted"] >= 1
-    assert len(runs_of(client, deployment, beside=[crashed])) == 1
+def test_nobody_is_found_dead_until_looks_have_come_to_an_end_for_long_enough(client):
+    since, looking = datetime.now(UTC), deployment_of(client, TAG, flow="reconcile")
+    started(client, looking, "RUNNING")
+    for count in range(LOOKS):
+        assert not has_looked(client, since), count
+        started(client, looking, "COMPLETED")
+    assert has_looked(client, since)
+    assert not has_looked(client, datetime.now(UTC))
+
+
+def test_nothing_is_done_without_a_server_that_stays(monkeypatch):
     monkeypatch.setattr("tasks.dead_runs.has_server", lambda: False)
     assert revive.fn() == {"dead": 0, "restarted": 0}
