@@ -4,12 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prefect_servers import prefect_of
 
 
 @pytest.fixture
 def server(tracked_home: Path) -> Iterator[None]:
     """A server on loopback that the flows of this process report to; its home has an MLflow database."""
-    from prefect.testing.utilities import prefect_test_harness
-
-    with prefect_test_harness(server_startup_timeout=120):
+    with prefect_of(tracked_home):
         yield

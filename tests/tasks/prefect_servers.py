@@ -1,4 +1,4 @@
-"""Prefect servers for tests that take more than one."""
+"""A Prefect server for tests: flows of their process report to it, and so does whatever is told its URL."""
 
 import os
 from collections.abc import Iterator
