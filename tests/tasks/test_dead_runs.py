@@ -6,8 +6,10 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 import pytest
+import yaml
 from prefect_servers import prefect_of
 
+from deployments.up import PREFECT_FILE
 from tasks.dead_runs import HEARTBEAT, LOOKS, MOST_RESTARTS, TAG, bury, has_looked, restart, revive
 
 pytestmark = pytest.mark.slow
@@ -170,6 +172,11 @@ def test_nobody_is_found_dead_until_looks_have_come_to_an_end_for_long_enough(cl
         started(client, looking, "COMPLETED")
     assert has_looked(client, since)
     assert not has_looked(client, datetime.now(UTC))
+
+
+def test_every_deployment_has_the_tag_that_is_looked_for():
+    deployments = yaml.safe_load(PREFECT_FILE.read_text())["deployments"]
+    assert all(TAG in deployment["tags"] for deployment in deployments)
 
 
 def test_nothing_is_done_without_a_server_that_stays(monkeypatch):
